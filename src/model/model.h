@@ -1,0 +1,131 @@
+// DeepSeek V4 as a function: tokens in, logits out, KV state on the side (spec sections 2 and 3).
+//
+// A Model owns the weights (through its backends) and the memory of all KV state; a Sequence is one timeline in it.
+// forward() takes rows of (sequence, token, position, wants_logits), prefill and decode mixed freely. A sequence moves
+// forward only when the whole call succeeds; after an error or a cancel it is what it was before.
+// One thread drives a Model at a time. Sequences must not outlive their Model.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "base/result.h"
+#include "gguf/file.h"
+#include "model/shape.h"
+#include "quant/kv_row.h"
+
+namespace ds4 {
+
+struct ModelOptions {
+  KvFormat kv = KvFormat::kPacked;
+  std::int64_t context = 32768;     // tokens of the longest sequence
+  int max_sequences = 1;            // sequences and snapshots alive at once
+  std::int64_t max_tokens = 0;      // tokens of KV in all sequences together; 0: context * max_sequences
+  int max_rows = 512;               // rows of the largest batch (prefill chunk)
+  int max_logit_rows = 1;           // rows of one batch that may ask for logits
+  std::vector<int> layer_backend;   // index into the backends, one per layer; empty: the first for all
+};
+
+/// What a model needs, counted before anything is allocated.
+struct MemoryPlan {
+  std::uint64_t weights_mapped = 0; // read from the file's own pages, shared and evictable
+  std::uint64_t weights = 0;        // copied or repacked
+  std::uint64_t kv_pages = 0;       // when every token of max_tokens is in use
+  std::uint64_t kv_tails = 0;
+  std::uint64_t scratch = 0;        // activations and op scratch
+  std::uint64_t kv_bytes_per_token = 0;
+  std::uint64_t total() const { return weights + kv_pages + kv_tails + scratch; }
+};
+
+class Model;
+
+/// Everything of a sequence in host memory: can be stored, and restored into any Model of the same file and options.
+struct SequenceImage {
+  std::int64_t length = 0;
+  std::int64_t written = 0;                      // see Sequence::rewind_floor
+  std::vector<std::vector<std::byte>> pages;     // per backend, concatenated pages
+  std::vector<std::vector<std::byte>> tails;     // per backend
+};
+
+/// One timeline: how many tokens it holds and where its KV state lies. Move-only; gives its memory back when destroyed.
+class Sequence {
+ public:
+  Sequence(Sequence&&) noexcept;
+  Sequence& operator=(Sequence&&) noexcept;
+  ~Sequence();
+
+  std::int64_t length() const { return length_; }
+  /// The shortest length rewind() can go back to without recomputing (0 is always possible besides).
+  std::int64_t rewind_floor() const;
+  /// Takes tokens back: `to` is 0, or from rewind_floor() to length(). False, and no change, otherwise.
+  bool rewind(std::int64_t to);
+  /// A second timeline with the same history: pages are shared (copied when one side writes), the tail is copied.
+  Result<Sequence> fork() const;
+  Result<SequenceImage> save() const;
+
+ private:
+  friend class Model;
+  Sequence(Model* model, std::vector<std::int32_t> tails);
+  void release();
+  Model* model_ = nullptr;
+  std::int64_t length_ = 0;
+  std::int64_t written_ = 0;                          // positions ever written to the rings
+  std::vector<std::int32_t> tails_;                   // [backend]
+  std::vector<std::vector<std::int32_t>> pages_;      // [backend][page index] -> page id
+};
+
+struct BatchRow {
+  Sequence* sequence = nullptr;
+  std::int32_t token = 0;
+  std::int64_t position = 0;  // sequence->length() + how many rows of it come before
+  bool wants_logits = false;
+};
+
+/// Copies the streams [rows, hc, d] after trunk layer `layer` to the host (drafters, steering, importance matrices).
+struct StreamTap {
+  int layer = 0;
+  std::span<float> streams;
+};
+
+struct ForwardOptions {
+  const std::atomic<bool>* cancel = nullptr;  // polled between layers
+  std::span<const StreamTap> taps;
+  std::function<void(int layers_done)> progress;
+};
+
+class Model {
+ public:
+  /// Plans, without allocating. `backends` may be fresh.
+  static Result<MemoryPlan> plan(const gguf::File& file, std::span<const std::unique_ptr<Backend>> backends,
+                                 const ModelOptions& options);
+  /// Binds every weight by name (a missing or misshapen one is an Error that names it) and allocates what plan() says.
+  /// The file must outlive the model.
+  static Result<std::unique_ptr<Model>> load(const gguf::File& file, std::vector<std::unique_ptr<Backend>> backends,
+                                             const ModelOptions& options);
+  ~Model();
+
+  const ModelShape& shape() const;
+  const ModelOptions& options() const;
+  std::string backend_name() const;
+
+  Result<Sequence> new_sequence();
+  Result<Sequence> restore(const SequenceImage& image);
+
+  /// Runs the rows. `logits` receives [rows with wants_logits][vocab] in row order. The rows of one sequence must be
+  /// consecutive and in order. A non-finite logit is an Error.
+  Status forward(std::span<const BatchRow> rows, std::span<float> logits, const ForwardOptions& options = {});
+
+ private:
+  friend class Sequence;
+  struct Impl;
+  explicit Model(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace ds4
