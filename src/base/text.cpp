@@ -9,10 +9,9 @@ namespace ds4 {
 namespace text_detail {
 
 void append(std::string& out, std::string_view piece) { out.append(piece); }
-void append(std::string& out, char piece) { out.push_back(piece); }
-void append(std::string& out, bool piece) { out.append(piece ? "true" : "false"); }
+void append_char(std::string& out, char piece) { out.push_back(piece); }
 
-void append(std::string& out, double piece) {
+void append_double(std::string& out, double piece) {
   std::array<char, 32> buffer{};
   std::snprintf(buffer.data(), buffer.size(), "%.6g", piece);
   out.append(buffer.data());

@@ -6,20 +6,25 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <type_traits>
 
 namespace ds4 {
 
 namespace text_detail {
 void append(std::string& out, std::string_view piece);
-void append(std::string& out, char piece);
-void append(std::string& out, bool piece);
-void append(std::string& out, double piece);
+void append_char(std::string& out, char piece);
+void append_double(std::string& out, double piece);
 void append_signed(std::string& out, std::int64_t piece);
 void append_unsigned(std::string& out, std::uint64_t piece);
 
-template <std::integral T>
+// A template, so that a string literal cannot decay to bool.
+template <typename T>
+  requires std::is_arithmetic_v<T>
 void append(std::string& out, T piece) {
-  if constexpr (std::is_signed_v<T>) append_signed(out, piece);
+  if constexpr (std::same_as<T, bool>) append(out, piece ? std::string_view("true") : std::string_view("false"));
+  else if constexpr (std::same_as<T, char>) append_char(out, piece);
+  else if constexpr (std::floating_point<T>) append_double(out, static_cast<double>(piece));
+  else if constexpr (std::is_signed_v<T>) append_signed(out, piece);
   else append_unsigned(out, piece);
 }
 }  // namespace text_detail
