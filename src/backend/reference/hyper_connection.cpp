@@ -16,8 +16,9 @@ std::vector<double> controls(const float* v, const HyperConnectionWeights& hc, f
   const std::int64_t width = hc.fn.in;
   const double r = 1.0 / std::sqrt(reference::dot(v, v, width) / static_cast<double>(width) + static_cast<double>(rms_eps));
   std::vector<double> m;
+  std::vector<float> space;
   for (std::int64_t j = 0; j < hc.fn.out; ++j)
-    m.push_back(reference::dot(reference::weight_row(hc.fn, j).data(), v, width) * r);
+    m.push_back(reference::dot(reference::weight_row(hc.fn, j, 0, space), v, width) * r);
   return m;
 }
 

@@ -6,31 +6,41 @@
 
 namespace ds4::reference {
 
-std::vector<float> weight_row(const Weight& weight, std::int64_t out, std::int64_t index) {
+const float* weight_row(const Weight& weight, std::int64_t out, std::int64_t index, std::vector<float>& space) {
   const std::size_t bytes = row_bytes(weight.type, static_cast<std::size_t>(weight.in));
-  const auto* base = static_cast<const std::byte*>(weight.data);
-  std::vector<float> row(static_cast<std::size_t>(weight.in));
-  decode_row(weight.type, base + static_cast<std::size_t>(index * weight.out + out) * bytes, row.data(), row.size());
-  return row;
+  const auto* row = static_cast<const std::byte*>(weight.data) + static_cast<std::size_t>(index * weight.out + out) * bytes;
+  if (weight.type == DType::kF32) return reinterpret_cast<const float*>(row);
+  space.resize(static_cast<std::size_t>(weight.in));
+  decode_row(weight.type, row, space.data(), space.size());
+  return space.data();
+}
+
+std::vector<float> weight_row(const Weight& weight, std::int64_t out, std::int64_t index) {
+  std::vector<float> space;
+  const float* row = weight_row(weight, out, index, space);
+  return {row, row + weight.in};
 }
 
 std::vector<float> weight_vector(const Weight& weight) { return weight_row(weight, 0); }
 
 double dot(const float* a, const float* b, std::int64_t count) {
-  double lanes[4] = {0, 0, 0, 0};  // four independent sums, so that the oracle is not latency-bound
+  double lanes[8] = {};  // independent sums, so that the oracle is not latency-bound
   std::int64_t i = 0;
-  for (; i + 4 <= count; i += 4)
-    for (int k = 0; k < 4; ++k) lanes[k] += static_cast<double>(a[i + k]) * static_cast<double>(b[i + k]);
+  for (; i + 8 <= count; i += 8)
+    for (int k = 0; k < 8; ++k) lanes[k] += static_cast<double>(a[i + k]) * static_cast<double>(b[i + k]);
   for (; i < count; ++i) lanes[0] += static_cast<double>(a[i]) * static_cast<double>(b[i]);
-  return (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]);
+  double sum = 0;
+  for (const double lane : lanes) sum += lane;
+  return sum;
 }
 
 void matmul(const Weight& w, std::int64_t index, std::int64_t first_out, std::int64_t outs, const float* x,
             std::int64_t x_stride, std::int64_t rows, float* y, std::int64_t y_stride) {
+  std::vector<float> space;
   for (std::int64_t o = 0; o < outs; ++o) {
-    const std::vector<float> row = weight_row(w, first_out + o, index);
+    const float* row = weight_row(w, first_out + o, index, space);
     for (std::int64_t r = 0; r < rows; ++r)
-      y[r * y_stride + o] = static_cast<float>(dot(row.data(), x + r * x_stride, w.in));
+      y[r * y_stride + o] = static_cast<float>(dot(row, x + r * x_stride, w.in));
   }
 }
 

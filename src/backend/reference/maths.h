@@ -11,6 +11,8 @@ namespace ds4::reference {
 
 /// Row `out` of matrix `index` (expert), decoded.
 std::vector<float> weight_row(const Weight& weight, std::int64_t out, std::int64_t index = 0);
+/// The same without a copy where the file already holds floats; `space` keeps the decoded values otherwise.
+const float* weight_row(const Weight& weight, std::int64_t out, std::int64_t index, std::vector<float>& space);
 /// A weight of one row.
 std::vector<float> weight_vector(const Weight& weight);
 
