@@ -3,6 +3,9 @@
 // any order and in any pieces. The bytes go to PATH.part; finish() checks that every tensor is complete, syncs and
 // renames. A Writer that is destroyed without finish() removes the partial file. One thread at a time; write_data() of
 // different tensors may run in parallel.
+//
+// What the reader would refuse is refused here: begin() returns the first error of all declarations. Calls in the wrong
+// order, or bytes outside a tensor, are bugs.
 #pragma once
 
 #include <cstddef>
@@ -13,14 +16,17 @@
 #include <string_view>
 #include <vector>
 
+#include "base/file_system.h"
 #include "base/result.h"
+#include "gguf/file.h"
 #include "quant/dtype.h"
 
 namespace ds4::gguf {
 
 class Writer {
  public:
-  explicit Writer(std::string path, std::uint32_t alignment = 32);
+  /// `disk` must outlive the Writer. An alignment other than 32 is declared as general.alignment.
+  explicit Writer(std::string path, std::uint32_t alignment = 32, FileSystem& disk = FileSystem::real());
   ~Writer();
   Writer(Writer&&) noexcept;
   Writer& operator=(Writer&&) noexcept;
@@ -34,6 +40,8 @@ class Writer {
   void add_u32_array(std::string_view key, std::span<const std::uint32_t> values);
   void add_f32_array(std::string_view key, std::span<const float> values);
   void add_string_array(std::string_view key, std::span<const std::string> values);
+  /// A copy of an entry of an open file, of any type.
+  void add_value(const Value& value);
 
   /// Declares a tensor; dims[0] is contiguous. Returns its index for write_data().
   std::size_t add_tensor(std::string_view name, DType type, std::span<const std::uint64_t> dims);
