@@ -55,7 +55,25 @@ std::size_t utf8_sequence_length(std::string_view s) {
   return 0;
 }
 
+/// Length of the printable character at the start of `s`, 0 when there is a control character or no character.
+std::size_t printable_length(std::string_view s) {
+  const auto byte = static_cast<unsigned char>(s[0]);
+  if (byte < 0x20 || byte == 0x7F) return 0;
+  const std::size_t length = utf8_sequence_length(s);
+  const bool c1_control = length == 2 && byte == 0xC2 && static_cast<unsigned char>(s[1]) < 0xA0;
+  return c1_control ? 0 : length;
+}
+
 }  // namespace
+
+bool is_printable_utf8(std::string_view raw) {
+  while (!raw.empty()) {
+    const std::size_t length = printable_length(raw);
+    if (length == 0) return false;
+    raw.remove_prefix(length);
+  }
+  return true;
+}
 
 std::string escaped(std::string_view raw, std::size_t limit) {
   static constexpr char kHex[] = "0123456789abcdef";
@@ -63,9 +81,8 @@ std::string escaped(std::string_view raw, std::size_t limit) {
   std::size_t i = 0;
   while (i < raw.size() && i < limit) {
     const auto byte = static_cast<unsigned char>(raw[i]);
-    const std::size_t length = utf8_sequence_length(raw.substr(i));
-    const bool c1_control = length == 2 && byte == 0xC2 && static_cast<unsigned char>(raw[i + 1]) < 0xA0;
-    if (length == 0 || byte < 0x20 || byte == 0x7F || byte == '"' || byte == '\\' || c1_control) {
+    const std::size_t length = printable_length(raw.substr(i));
+    if (length == 0 || byte == '"' || byte == '\\') {
       out += "\\x";
       out += kHex[byte >> 4];
       out += kHex[byte & 15];

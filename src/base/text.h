@@ -40,6 +40,9 @@ template <typename... Pieces>
 /// At most `limit` bytes of `raw` are shown, followed by "..." when cut.
 [[nodiscard]] std::string escaped(std::string_view raw, std::size_t limit = 96);
 
+/// True if `raw` is well-formed UTF-8 without control characters: fit to be a name.
+[[nodiscard]] bool is_printable_utf8(std::string_view raw);
+
 /// "80.76 GiB", "17.2 MiB", "512 B".
 [[nodiscard]] std::string human_bytes(std::uint64_t bytes);
 

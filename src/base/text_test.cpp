@@ -17,6 +17,14 @@ TEST(Text, EscapedIsSafeForATerminal) {
   EXPECT_EQ(escaped("abcdef", 3), "abc...");
 }
 
+TEST(Text, PrintableUtf8) {
+  EXPECT_TRUE(is_printable_utf8(""));
+  EXPECT_TRUE(is_printable_utf8("a.b\"\\ü｜😀"));
+  for (const std::string_view bad : {"\n", "a\x7f", "\xff", "\xc2\x85", "\xe2\x82", "\xed\xa0\x80"})
+    EXPECT_FALSE(is_printable_utf8(bad));
+  EXPECT_FALSE(is_printable_utf8(std::string_view("a\0b", 3)));
+}
+
 TEST(Text, HumanBytes) {
   EXPECT_EQ(human_bytes(512), "512 B");
   EXPECT_EQ(human_bytes(86714775900ull), "80.76 GiB");

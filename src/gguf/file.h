@@ -12,7 +12,6 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "base/mapped_file.h"
@@ -22,16 +21,29 @@
 namespace ds4::gguf {
 
 enum class ValueType : std::uint32_t {
-  kU8 = 0, kI8 = 1, kU16 = 2, kI16 = 3, kU32 = 4, kI32 = 5, kF32 = 6, kBool = 7,
-  kString = 8, kArray = 9, kU64 = 10, kI64 = 11, kF64 = 12,
+  kU8 = 0,
+  kI8 = 1,
+  kU16 = 2,
+  kI16 = 3,
+  kU32 = 4,
+  kI32 = 5,
+  kF32 = 6,
+  kBool = 7,
+  kString = 8,
+  kArray = 9,
+  kU64 = 10,
+  kI64 = 11,
+  kF64 = 12,
 };
 std::string_view value_type_name(ValueType type);
+/// Bytes of a number or bool of this type; 0 for strings and arrays.
+std::uint32_t value_type_bytes(ValueType type);
 
 /// One metadata entry: a view into the mapping. `element` and `count` describe an array; a scalar has count 1.
 struct Value {
   std::string_view key;
-  ValueType type;                  // of the entry; kArray for arrays
-  ValueType element;               // == type for scalars
+  ValueType type;     // of the entry; kArray for arrays
+  ValueType element;  // == type for scalars
   std::uint64_t count = 1;
   std::uint64_t offset = 0;        // of the payload in the file
   std::span<const std::byte> raw;  // the payload (array: the elements; string: its bytes without the length)
@@ -41,9 +53,10 @@ struct Value {
 struct TensorInfo {
   std::string_view name;
   DType type;
-  int n_dims = 0;                      // 1..4
+  int n_dims = 0;  // 1..4
   std::uint64_t dims[4] = {1, 1, 1, 1};
-  std::uint64_t offset = 0;            // absolute, in the file
+  std::uint64_t offset = 0;  // of the data: absolute, in the file
+  std::uint64_t entry = 0;   // of its entry in the directory: absolute, in the file
   std::span<const std::byte> data;
   std::uint64_t elements() const { return dims[0] * dims[1] * dims[2] * dims[3]; }
 };
@@ -67,6 +80,9 @@ class File {
   std::span<const TensorInfo> tensors() const { return tensors_; }
   const TensorInfo* find_tensor(std::string_view name) const;
 
+  /// Oddities that are not errors, one sentence each: long unused stretches of the file.
+  const std::vector<std::string>& notes() const { return notes_; }
+
   // Typed access. A missing key is nullopt; a present one of the wrong type or out of range is an Error that names
   // the file, the key, its byte offset, the expected and the found type or value.
   // Integers: any integer type that holds the value; floats: f32 or f64; bools: bool, or an integer 0/1.
@@ -79,9 +95,10 @@ class File {
   Result<std::optional<std::vector<float>>> get_float_array(std::string_view key) const;
   Result<std::optional<std::vector<std::string_view>>> get_string_array(std::string_view key) const;
 
-  /// An Error about `key` in this file: "model.gguf: key x at byte 123: <what>".
+  /// An Error about `key` in this file: "model.gguf: key x at byte 123: <what>"; without the byte if there is no such
+  /// key.
   Error key_error(std::string_view key, std::string_view what) const;
-  /// An Error about `tensor` in this file: "model.gguf: tensor x at byte 123: <what>".
+  /// An Error about `tensor` in this file: "model.gguf: tensor x at byte 123: <what>" (its entry).
   Error tensor_error(const TensorInfo& tensor, std::string_view what) const;
 
  private:
@@ -92,8 +109,10 @@ class File {
   std::uint64_t alignment_ = 32;
   std::vector<Value> values_;
   std::vector<TensorInfo> tensors_;
-  std::unordered_map<std::string_view, std::size_t> value_index_;
-  std::unordered_map<std::string_view, std::size_t> tensor_index_;
+  // Sorted by name: unlike a hash table these cannot be made slow by chosen names.
+  std::vector<std::uint32_t> values_by_key_;
+  std::vector<std::uint32_t> tensors_by_name_;
+  std::vector<std::string> notes_;
 };
 
 }  // namespace ds4::gguf

@@ -1,8 +1,8 @@
 // Writing a GGUF v3 file, one tensor at a time, so that peak memory is one tensor. The header is planned first: all
-// metadata and all tensor shapes are declared, then begin() writes the header, then write_data() fills the tensors in any
-// order and in any pieces. The bytes go to PATH.part; finish() checks that every tensor is complete, syncs and renames.
-// A Writer that is destroyed without finish() removes the partial file. One thread at a time; write_data() of different
-// tensors may run in parallel.
+// metadata and all tensor shapes are declared, then begin() writes the header, then write_data() fills the tensors in
+// any order and in any pieces. The bytes go to PATH.part; finish() checks that every tensor is complete, syncs and
+// renames. A Writer that is destroyed without finish() removes the partial file. One thread at a time; write_data() of
+// different tensors may run in parallel.
 #pragma once
 
 #include <cstddef>

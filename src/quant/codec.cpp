@@ -1,0 +1,228 @@
+#include "quant/codec.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "base/check.h"
+#include "quant/minifloat.h"
+
+namespace ds4 {
+
+static_assert(std::endian::native == std::endian::little, "model files are little-endian and read in place");
+
+// ---- 16-bit floats -------------------------------------------------------------------------------------------------
+
+float f16_to_f32(std::uint16_t half) {
+  const std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000u) << 16;
+  const std::uint32_t exponent = half >> 10 & 0x1fu;
+  const std::uint32_t mantissa = half & 0x3ffu;
+  if (exponent == 0x1f) return std::bit_cast<float>(sign | 0x7f800000u | mantissa << 13);
+  if (exponent != 0) return std::bit_cast<float>(sign | (exponent + 112) << 23 | mantissa << 13);
+  const float subnormal = static_cast<float>(mantissa) * 0x1p-24f;  // exact, and normal as an f32
+  return sign ? -subnormal : subnormal;
+}
+
+std::uint16_t f32_to_f16(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  const std::uint32_t sign = bits >> 16 & 0x8000u;
+  const std::uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return static_cast<std::uint16_t>(sign | 0x7e00u | (magnitude >> 13 & 0x3ffu));  // NaN
+  if (magnitude >= 0x47800000u) return static_cast<std::uint16_t>(sign | 0x7c00u);  // >= 2^16, or inf
+  if (magnitude >= 0x38800000u) {                                                   // >= 2^-14: normal
+    const std::uint32_t rebased = magnitude - (112u << 23);
+    const std::uint32_t rounded = (rebased + 0xfffu + (rebased >> 13 & 1u)) >> 13;  // may carry into infinity: right
+    return static_cast<std::uint16_t>(sign | rounded);
+  }
+  if (magnitude < 0x33000000u) return static_cast<std::uint16_t>(sign);  // < 2^-25, half of the smallest subnormal
+  const std::uint32_t shift = 126u - (magnitude >> 23);                  // 14 .. 24
+  const std::uint32_t mantissa = (magnitude & 0x7fffffu) | 0x800000u;
+  const std::uint32_t rest = mantissa & ((1u << shift) - 1);
+  const std::uint32_t halfway = 1u << (shift - 1);
+  std::uint32_t half = mantissa >> shift;
+  if (rest > halfway || (rest == halfway && (half & 1u) != 0)) ++half;
+  return static_cast<std::uint16_t>(sign | half);
+}
+
+float bf16_to_f32(std::uint16_t half) { return std::bit_cast<float>(static_cast<std::uint32_t>(half) << 16); }
+
+std::uint16_t f32_to_bf16(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<std::uint16_t>(bits >> 16 | 0x40u);  // NaN, made quiet
+  return static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+// ---- Blocks --------------------------------------------------------------------------------------------------------
+
+std::uint8_t iq2_xxs_signs(unsigned index) {
+  const unsigned parity = static_cast<unsigned>(std::popcount(index & 0x7fu)) & 1u;
+  return static_cast<std::uint8_t>((index & 0x7fu) | parity << 7);
+}
+
+namespace {
+
+using Bytes = const std::uint8_t*;
+
+template <typename T>
+T load(Bytes at) {
+  T value;
+  std::memcpy(&value, at, sizeof value);
+  return value;
+}
+
+float load_f16(Bytes at) { return f16_to_f32(load<std::uint16_t>(at)); }
+
+// Each decoder turns one block into block_elements values. Every product below is exact in f32 (11 bits of an f16 times
+// at most 11), so the only rounding is the subtraction of the minimum in the K formats.
+
+void decode_q8_0(Bytes block, float* out) {
+  const float scale = load_f16(block);
+  for (int i = 0; i < 32; ++i) out[i] = scale * static_cast<float>(load<std::int8_t>(block + 2 + i));
+}
+
+void decode_q4_k(Bytes block, float* out) {
+  const float d = load_f16(block);
+  const float dmin = load_f16(block + 2);
+  const Bytes s = block + 4;
+  const Bytes quants = block + 16;
+  for (int j = 0; j < 8; ++j) {
+    // The first four sub-blocks have their 6 bits in one byte; the others borrow the upper two bits of those bytes.
+    const int scale = j < 4 ? s[j] & 63 : (s[j + 4] & 15) | (s[j - 4] >> 6) << 4;
+    const int minimum = j < 4 ? s[j + 4] & 63 : s[j + 4] >> 4 | (s[j] >> 6) << 4;
+    for (int i = 0; i < 32; ++i) {
+      const int byte = quants[32 * (j / 2) + i];
+      const int q = j % 2 == 0 ? byte & 15 : byte >> 4;
+      out[32 * j + i] = d * static_cast<float>(scale * q) - dmin * static_cast<float>(minimum);
+    }
+  }
+}
+
+void decode_q2_k(Bytes block, float* out) {
+  const Bytes s = block;
+  const Bytes quants = block + 16;
+  const float d = load_f16(block + 80);
+  const float dmin = load_f16(block + 82);
+  for (int j = 0; j < 16; ++j) {
+    const int half = j / 8;  // which 32 bytes
+    const int shift = j / 2 % 4 * 2;
+    const int first = j % 2 * 16;  // which 16 of them
+    for (int i = 0; i < 16; ++i) {
+      const int q = quants[32 * half + first + i] >> shift & 3;
+      out[16 * j + i] = d * static_cast<float>((s[j] & 15) * q) - dmin * static_cast<float>(s[j] >> 4);
+    }
+  }
+}
+
+void decode_iq2_xxs(Bytes block, float* out) {
+  const float d = load_f16(block);
+  for (int group = 0; group < 8; ++group) {
+    const Bytes packed = block + 2 + 8 * group;
+    const auto word = load<std::uint32_t>(packed + 4);
+    const float scale = d * (0.5f + static_cast<float>(word >> 28)) * 0.25f;
+    for (int octet = 0; octet < 4; ++octet) {
+      const std::uint64_t grid = iq2_xxs_grid()[packed[octet]];
+      const unsigned signs = iq2_xxs_signs(word >> (7 * octet));
+      for (int i = 0; i < 8; ++i) {
+        const float magnitude = scale * static_cast<float>(grid >> (8 * i) & 0xff);
+        out[32 * group + 8 * octet + i] = (signs >> i & 1) != 0 ? -magnitude : magnitude;
+      }
+    }
+  }
+}
+
+void decode_mxfp4(Bytes block, float* out) {
+  const float scale = e8m0_to_f32(block[0]);
+  for (int i = 0; i < 16; ++i) {
+    out[i] = scale * e2m1_to_f32(block[1 + i]);
+    out[16 + i] = scale * e2m1_to_f32(block[1 + i] >> 4);
+  }
+}
+
+void encode_q8_0(const float* values, std::uint8_t* block) {
+  float absmax = 0.0f;
+  bool finite = true;
+  for (int i = 0; i < 32; ++i) {
+    absmax = std::max(absmax, std::fabs(values[i]));
+    finite = finite && std::isfinite(values[i]);
+  }
+  // A block that cannot be represented decodes as NaN instead of as plausible numbers. A scale too large for f16
+  // saturates.
+  const float wanted = finite ? std::min(absmax / 127.0f, 65504.0f) : std::numeric_limits<float>::quiet_NaN();
+  std::uint16_t stored = f32_to_f16(wanted);
+  // Subnormal halves are so coarse that the scale may round down by several percent and clip the largest value.
+  if (stored < 0x7bffu && absmax > 127.5f * f16_to_f32(stored)) ++stored;
+  std::memcpy(block, &stored, sizeof stored);
+  // The quotient uses the scale as stored: with the unrounded one the error would grow by up to 127 half steps of f16.
+  const float scale = f16_to_f32(stored);
+  for (int i = 0; i < 32; ++i) {
+    const float steps = finite && scale != 0.0f ? std::clamp(std::round(values[i] / scale), -127.0f, 127.0f) : 0.0f;
+    block[2 + i] = static_cast<std::uint8_t>(static_cast<std::int8_t>(steps));
+  }
+}
+
+}  // namespace
+
+// ---- Rows ----------------------------------------------------------------------------------------------------------
+
+void decode_row(DType type, const void* source, float* destination, std::size_t elements) {
+  const DTypeInfo& info = dtype_info(type);
+  DS4_CHECK(type != DType::kI32);
+  DS4_CHECK(elements % info.block_elements == 0);
+  Bytes block = static_cast<Bytes>(source);
+  for (std::size_t i = 0; i < elements; i += info.block_elements, block += info.block_bytes) {
+    float* out = destination + i;
+    switch (type) {
+      case DType::kF32:
+        *out = load<float>(block);
+        break;
+      case DType::kF16:
+        *out = load_f16(block);
+        break;
+      case DType::kBF16:
+        *out = bf16_to_f32(load<std::uint16_t>(block));
+        break;
+      case DType::kQ8_0:
+        decode_q8_0(block, out);
+        break;
+      case DType::kQ4_K:
+        decode_q4_k(block, out);
+        break;
+      case DType::kQ2_K:
+        decode_q2_k(block, out);
+        break;
+      case DType::kIQ2_XXS:
+        decode_iq2_xxs(block, out);
+        break;
+      case DType::kMXFP4:
+        decode_mxfp4(block, out);
+        break;
+      case DType::kI32:
+        break;
+    }
+  }
+}
+
+bool can_encode(DType type) {
+  return type == DType::kF32 || type == DType::kF16 || type == DType::kBF16 || type == DType::kQ8_0;
+}
+
+void encode_row(DType type, const float* source, void* destination, std::size_t elements) {
+  const DTypeInfo& info = dtype_info(type);
+  DS4_CHECK(can_encode(type));
+  DS4_CHECK(elements % info.block_elements == 0);
+  auto* block = static_cast<std::uint8_t*>(destination);
+  for (std::size_t i = 0; i < elements; i += info.block_elements, block += info.block_bytes) {
+    if (type == DType::kQ8_0) {
+      encode_q8_0(source + i, block);
+    } else if (type == DType::kF32) {
+      std::memcpy(block, source + i, sizeof(float));
+    } else {
+      const std::uint16_t half = type == DType::kF16 ? f32_to_f16(source[i]) : f32_to_bf16(source[i]);
+      std::memcpy(block, &half, sizeof half);
+    }
+  }
+}
+
+}  // namespace ds4
