@@ -24,8 +24,8 @@ Result<ModelOptions> model_options(const ModelShape& shape, const EngineOptions&
   model.max_rows = static_cast<int>(std::min(chunk, model.context));
   model.max_logit_rows = options.all_logits ? model.max_rows : 1;
   model.max_sequences = options.sessions * (1 + options.snapshots);
-  // A snapshot is a prefix of its session and shares all pages but, at most, the last one.
-  model.max_tokens = options.sessions * (model.context + std::int64_t{options.snapshots} * kPageTokens);
+  // A snapshot is a prefix of its session and shares its pages; the model counts one that is only begun for each.
+  model.max_tokens = options.sessions * model.context;
   return model;
 }
 

@@ -18,6 +18,16 @@ class PieceList {
     pieces_.back().text.append(bytes);
     pieces_.back().untrusted |= untrusted;
   }
+  /// Trusted text: the added tokens that it spells are markers.
+  void add_trusted(const Tokenizer& tokenizer, std::string_view text) {
+    std::size_t done = 0;
+    for (const Tokenizer::AddedMatch& match : tokenizer.find_added(text)) {
+      add_text(text.substr(done, match.begin - done), false);
+      add_marker(match.id);
+      done = match.begin + tokenizer.token_bytes(match.id).size();
+    }
+    add_text(text.substr(done), false);
+  }
   std::vector<PromptPiece> take() { return std::move(pieces_); }
 
  private:
@@ -50,27 +60,30 @@ bool pass(const Tokenizer& tokenizer, std::span<const PromptPiece> pieces, Token
 
 Result<std::vector<PromptPiece>> cut_prompt(const Tokenizer& tokenizer, std::span<const PromptSegment> prompt) {
   PieceList list;
+  std::string trusted;  // adjacent trusted segments are one text: an added token may lie across their border
+  const auto flush = [&] {
+    list.add_trusted(tokenizer, trusted);
+    trusted.clear();
+  };
   for (const PromptSegment& segment : prompt) {
-    switch (segment.kind) {
-      case SegmentKind::kMarker: {
-        const std::optional<TokenId> id = tokenizer.added_token(segment.bytes);
-        if (!id) {
-          return Error{ErrorCode::kBadModel,
-                       cat("the prompt needs the token \"", escaped(segment.bytes), "\", which this vocabulary lacks")};
-        }
-        list.add_marker(*id);
-        break;
-      }
-      case SegmentKind::kUntrusted: list.add_text(segment.bytes, true); break;
-      case SegmentKind::kTrusted: {
-        for (const TokenId token : tokenizer.encode_text(segment.bytes, true)) {
-          if (tokenizer.is_added(token)) list.add_marker(token);
-          else list.add_text(tokenizer.token_bytes(token), false);
-        }
-        break;
-      }
+    if (segment.bytes.empty()) continue;
+    if (segment.kind == SegmentKind::kTrusted) {
+      trusted += segment.bytes;
+      continue;
     }
+    flush();
+    if (segment.kind == SegmentKind::kUntrusted) {
+      list.add_text(segment.bytes, true);
+      continue;
+    }
+    const std::optional<TokenId> id = tokenizer.added_token(segment.bytes);
+    if (!id) {
+      return Error{ErrorCode::kBadModel,
+                   cat("the prompt needs the token \"", escaped(segment.bytes), "\", which this vocabulary lacks")};
+    }
+    list.add_marker(*id);
   }
+  flush();
   return list.take();
 }
 

@@ -116,7 +116,8 @@ SyncStart Session::go_back(std::int64_t wanted) {
       source = i;
     }
   }
-  if (source < snapshots_.size()) {
+  const bool from_snapshot = source < snapshots_.size();
+  if (from_snapshot) {
     resume_from(source, best);
   } else {
     DS4_CHECK(live_->rewind(best));
@@ -125,7 +126,7 @@ SyncStart Session::go_back(std::int64_t wanted) {
   drop_snapshots_beyond(best);
   if (best == length && length > 0) return SyncStart::kExtended;
   if (best == 0) return SyncStart::kRebuilt;
-  return source < snapshots_.size() ? SyncStart::kSnapshot : SyncStart::kRewound;
+  return from_snapshot ? SyncStart::kSnapshot : SyncStart::kRewound;
 }
 
 void Session::resume_from(std::size_t snapshot, std::int64_t length) {
