@@ -44,8 +44,9 @@ class Descending {
  private:
   void sort_up_to(std::size_t count) {
     const std::size_t end = std::min(size(), std::max({count, std::size_t{64}, sorted_ * 8}));
-    const auto first = candidates_.begin() + static_cast<std::ptrdiff_t>(sorted_);
-    std::partial_sort(first, candidates_.begin() + static_cast<std::ptrdiff_t>(end), candidates_.end(), more_probable);
+    const auto place = [&](std::size_t i) { return candidates_.begin() + static_cast<std::ptrdiff_t>(i); };
+    if (end < size()) std::nth_element(place(sorted_), place(end), candidates_.end(), more_probable);
+    std::sort(place(sorted_), place(end), more_probable);
     sorted_ = end;
   }
   std::vector<Candidate> candidates_;

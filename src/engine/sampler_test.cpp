@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -84,7 +85,7 @@ TEST(Sampler, DrawsHaveTheExactProbabilities) {
       for (const double top_p : {1.0, 0.9, 0.3}) {
         for (const double min_p : {0.0, 0.05, 0.5}) {
           const Sampling sampling{temperature, top_k, top_p, min_p, 42};
-          EXPECT_LT(chi_square(logits, sampling, 5000), 54)
+          EXPECT_LT(chi_square(logits, sampling, 3000), 54)
               << "temperature " << temperature << " top_k " << top_k << " top_p " << top_p << " min_p " << min_p;
         }
       }
@@ -133,17 +134,17 @@ TEST(Sampler, ALargeVocabularyIsDrawnFromTheWholeOfIt) {
   const std::vector<float> flat(5000, 0.0f);
   double sum = 0;
   TokenId largest = 0;
-  for (int i = 0; i < 1000; ++i) {
+  for (int i = 0; i < 400; ++i) {
     const TokenId token = sample(flat, pure(), i);
     sum += token;
     largest = std::max(largest, token);
   }
-  EXPECT_NEAR(sum / 1000, 2500, 200);
+  EXPECT_NEAR(sum / 400, 2500, 300);  // four standard deviations
   EXPECT_GT(largest, 4900);
   const auto spread = random_logits(3000, 9, 3.0);
   const Sampling nucleus{1, 0, 0.9, 0, 4};
   const auto want = expected(spread, nucleus);
-  for (const auto& [id, n] : draw(spread, nucleus, 2000)) EXPECT_TRUE(want.contains(id));
+  for (const auto& [id, n] : draw(spread, nucleus, 300)) EXPECT_TRUE(want.contains(id));
 }
 
 TEST(Sampler, RandomnessIsAFunctionOfSeedAndPosition) {

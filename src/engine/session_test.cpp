@@ -368,7 +368,7 @@ TEST(Session, ProgressRisesToTheEnd) {
 
 // Whatever a client does, the session is what a fresh one would be, and within the memory it was given.
 TEST(SessionProperty, AnyStoryEndsWhereAFreshSessionBegins) {
-  for (std::uint32_t seed = 0; seed < 150; ++seed) {
+  for (std::uint32_t seed = 0; seed < 80; ++seed) {
     std::mt19937 random(seed);
     const auto pick = [&](std::int64_t low, std::int64_t high) {
       return std::uniform_int_distribution<std::int64_t>(low, high)(random);
