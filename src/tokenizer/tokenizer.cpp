@@ -123,6 +123,16 @@ std::vector<TokenId> Tokenizer::encode_text(std::string_view text, bool match_ad
   return out;
 }
 
+std::vector<Tokenizer::AddedMatch> Tokenizer::find_added(std::string_view text) const {
+  std::vector<AddedMatch> out;
+  std::size_t from = 0;
+  while (const auto match = impl_->vocabulary->added().find(text, from, text.size())) {
+    out.push_back({match->begin, match->token.id});
+    from = match->begin + match->token.text.size();
+  }
+  return out;
+}
+
 std::string_view Tokenizer::token_bytes(TokenId id) const {
   return impl_->vocabulary->contains(id) ? impl_->vocabulary->bytes(id) : std::string_view();
 }
