@@ -65,7 +65,6 @@ TEST(Result, ExitStatusOfEveryCode) {
 }
 
 TEST(ResultDeathTest, TheWrongSideIsABug) {
-  GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_DEATH((void)half_of(1).value(), "internal error: .*result.h:[0-9]+: ok\\(\\)");
   EXPECT_DEATH((void)half_of(2).error(), "internal error");
   EXPECT_DEATH((void)Status{}.error(), "internal error");

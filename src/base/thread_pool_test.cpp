@@ -97,7 +97,6 @@ TEST(ThreadPool, MadeAndDestroyedWithoutAJob) {
 }
 
 TEST(ThreadPoolDeathTest, JobInsideAJobIsABug) {
-  GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_DEATH(
       {
         ThreadPool pool(1);
