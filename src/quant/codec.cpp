@@ -145,7 +145,8 @@ void encode_q8_0(const float* values, std::uint8_t* block) {
   for (int i = 0; i < 32; ++i) largest = std::max(largest, std::bit_cast<std::int32_t>(values[i]) & 0x7fffffff);
   const float absmax = std::bit_cast<float>(largest);
   const bool finite = largest < 0x7f800000;
-  // A block that cannot be represented decodes as NaN instead of as plausible numbers. A scale too large for f16 saturates.
+  // A block that cannot be represented decodes as NaN instead of as plausible numbers. A scale too large for f16
+  // saturates.
   const float wanted = finite ? std::min(absmax / 127.0f, 65504.0f) : std::numeric_limits<float>::quiet_NaN();
   std::uint16_t stored = f32_to_f16(wanted);
   // Subnormal halves are so coarse that the scale may round down by several percent and clip the largest value.
@@ -201,15 +202,24 @@ void decode_row(DType type, const void* source, float* destination, std::size_t 
   DS4_CHECK(elements % dtype_info(type).block_elements == 0);
   const Bytes bytes = static_cast<Bytes>(source);
   switch (type) {
-    case DType::kF32: return decode_blocks<DType::kF32, decode_f32>(bytes, destination, elements);
-    case DType::kF16: return decode_blocks<DType::kF16, decode_f16>(bytes, destination, elements);
-    case DType::kBF16: return decode_blocks<DType::kBF16, decode_bf16>(bytes, destination, elements);
-    case DType::kQ8_0: return decode_blocks<DType::kQ8_0, decode_q8_0>(bytes, destination, elements);
-    case DType::kQ4_K: return decode_blocks<DType::kQ4_K, decode_q4_k>(bytes, destination, elements);
-    case DType::kQ2_K: return decode_blocks<DType::kQ2_K, decode_q2_k>(bytes, destination, elements);
-    case DType::kIQ2_XXS: return decode_blocks<DType::kIQ2_XXS, decode_iq2_xxs>(bytes, destination, elements);
-    case DType::kMXFP4: return decode_blocks<DType::kMXFP4, decode_mxfp4>(bytes, destination, elements);
-    case DType::kI32: break;
+    case DType::kF32:
+      return decode_blocks<DType::kF32, decode_f32>(bytes, destination, elements);
+    case DType::kF16:
+      return decode_blocks<DType::kF16, decode_f16>(bytes, destination, elements);
+    case DType::kBF16:
+      return decode_blocks<DType::kBF16, decode_bf16>(bytes, destination, elements);
+    case DType::kQ8_0:
+      return decode_blocks<DType::kQ8_0, decode_q8_0>(bytes, destination, elements);
+    case DType::kQ4_K:
+      return decode_blocks<DType::kQ4_K, decode_q4_k>(bytes, destination, elements);
+    case DType::kQ2_K:
+      return decode_blocks<DType::kQ2_K, decode_q2_k>(bytes, destination, elements);
+    case DType::kIQ2_XXS:
+      return decode_blocks<DType::kIQ2_XXS, decode_iq2_xxs>(bytes, destination, elements);
+    case DType::kMXFP4:
+      return decode_blocks<DType::kMXFP4, decode_mxfp4>(bytes, destination, elements);
+    case DType::kI32:
+      break;
   }
   check_failed("a type of real numbers", __FILE__, __LINE__);
 }
@@ -222,11 +232,16 @@ void encode_row(DType type, const float* source, void* destination, std::size_t 
   DS4_CHECK(elements % dtype_info(type).block_elements == 0);
   auto* bytes = static_cast<std::uint8_t*>(destination);
   switch (type) {
-    case DType::kF32: return encode_blocks<DType::kF32, encode_f32>(source, bytes, elements);
-    case DType::kF16: return encode_blocks<DType::kF16, encode_f16>(source, bytes, elements);
-    case DType::kBF16: return encode_blocks<DType::kBF16, encode_bf16>(source, bytes, elements);
-    case DType::kQ8_0: return encode_blocks<DType::kQ8_0, encode_q8_0>(source, bytes, elements);
-    default: check_failed("a type that can_encode() knows", __FILE__, __LINE__);
+    case DType::kF32:
+      return encode_blocks<DType::kF32, encode_f32>(source, bytes, elements);
+    case DType::kF16:
+      return encode_blocks<DType::kF16, encode_f16>(source, bytes, elements);
+    case DType::kBF16:
+      return encode_blocks<DType::kBF16, encode_bf16>(source, bytes, elements);
+    case DType::kQ8_0:
+      return encode_blocks<DType::kQ8_0, encode_q8_0>(source, bytes, elements);
+    default:
+      check_failed("a type that can_encode() knows", __FILE__, __LINE__);
   }
 }
 
