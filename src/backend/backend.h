@@ -194,7 +194,7 @@ class Backend {
   // --- KV memory: pages and tails are numbered slots; the owner counts references
   virtual Result<std::int32_t> new_page() = 0;   // zeroed
   virtual void free_page(std::int32_t page) = 0;
-  virtual Result<std::int32_t> new_tail() = 0;   // zeroed, compressor scores at -infinity
+  virtual Result<std::int32_t> new_tail() = 0;   // zeroed
   virtual void free_tail(std::int32_t tail) = 0;
   virtual void copy_page(std::int32_t to, std::int32_t from) = 0;
   virtual void copy_tail(std::int32_t to, std::int32_t from) = 0;

@@ -42,6 +42,13 @@ class Tokenizer {
   /// One run of text; `match_added` says whether added tokens are recognised in it (longest match, leftmost).
   std::vector<TokenId> encode_text(std::string_view text, bool match_added) const;
 
+  struct AddedMatch {
+    std::size_t begin;
+    TokenId id;
+  };
+  /// The added tokens that encode_text(text, true) recognises, in order.
+  std::vector<AddedMatch> find_added(std::string_view text) const;
+
   /// The bytes a token stands for. A token may hold part of a UTF-8 character. Ids out of range give "".
   std::string_view token_bytes(TokenId id) const;
   std::string decode(std::span<const TokenId> ids) const;

@@ -1,0 +1,145 @@
+// What one instruction set offers: a table of plain functions over plain structs. The bodies are written once, in the
+// kernels_*.inl files, over the primitives of simd_<isa>.h; table_<isa>.cpp compiles them with the flags of its set.
+//
+// Those files may include nothing that has inline functions with external linkage (the whole STL): the linker keeps one
+// copy of such a function, and it could be the one with the newest instructions. So this header is plain C and intrinsics.
+//
+// Every result is a sum in a fixed order that depends only on its own row and weights: not on how many rows or outputs
+// are computed together, nor on which thread does it.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace ds4::cpu {
+
+constexpr int kTileOutputs = 16;   // outputs computed together; results of a tile are [row][kTileOutputs]
+constexpr int kPanelDepth = 256;   // inputs of one panel and of one quantised activation block
+constexpr int kKeyBlock = 64;      // keys of one step of attention and of the indexer
+constexpr int kMaxStreams = 8;     // hyper-connection streams
+
+/// 256 activations of one row as int8, one scale per 32. Rows of a batch lie side by side: block b of row r is at
+/// [b * rows + r], so that one panel of weights meets all rows in a straight run of memory.
+struct alignas(64) QuantBlock {
+  int8_t q[kPanelDepth];
+  float scale[8];        // x ≈ scale * q
+  float group_sum[16];   // scale * Σ q over 16 values: what a weight's minimum is multiplied by
+  int32_t sum[8];        // Σ q over 32 values
+};
+
+/// 256 inputs of 16 outputs of any quantised weight, in L1: four inputs of one output side by side, so that every lane
+/// of a vector of 32-bit integers is one output and no sum ever crosses lanes.
+///   w[output][input] = scale[group][output] * (q - bias) - min[group][output]
+struct alignas(64) Panel {
+  uint8_t q[kPanelDepth / 4][kTileOutputs][4];
+  float scale[16][kTileOutputs];
+  float min[16][kTileOutputs];
+};
+
+/// What a panel holds; the order of the columns of KernelTable::unpack.
+enum PanelFormat : int { kPanelQ8_0, kPanelMXFP4, kPanelIQ2_XXS, kPanelQ4_K, kPanelQ2_K, kPanelFormats };
+
+/// Tables of the IQ2_XXS format.
+struct Iq2Tables {
+  const uint64_t* grid;    // [256] octets
+  const uint64_t* signs;   // [128] octets of 0x00 (plus) or 0xff (minus)
+};
+
+struct UnpackArgs {
+  const uint8_t* weights;  // block of the first output
+  int64_t stride;          // bytes from one output to the next
+  int outputs;             // 1..16; the rest of the panel is zero
+  int depth;               // inputs, a multiple of the format's block, at most kPanelDepth
+  Iq2Tables iq2;
+};
+
+struct PanelDotArgs {
+  const Panel* panel;
+  int depth;                  // a multiple of 32
+  const QuantBlock* x;        // blocks of this depth, row 0
+  const int32_t* index;       // [count] rows of x
+  int count;
+  float* out;                 // [count][kTileOutputs], added to
+};
+
+/// out[i][o] (+)= Σ_k weights[o][k] * x[index[i]][k]
+struct FloatDotArgs {
+  const void* weights;
+  int64_t weight_stride;      // bytes
+  int outputs;                // 1..16
+  int64_t depth;
+  const float* x;
+  int64_t x_stride;           // elements
+  const int32_t* index;
+  int count;
+  float* out;                 // [count][kTileOutputs]
+  bool add;
+};
+
+/// One block of keys for some heads of one query; the running softmax lives in largest, total and out.
+struct AttentionArgs {
+  const float* q;             // [heads][dim]
+  int heads;
+  int dim;
+  float scale;
+  const float* const* keys;   // [count], at most kKeyBlock; key and value are the same row
+  int count;
+  float* scores;              // scratch [heads][kKeyBlock]
+  float* largest;             // [heads]
+  float* total;               // [heads]
+  float* out;                 // [heads][dim], not yet divided by total
+};
+
+/// scores[n] = Σ_h weights[h] * max(0, q[h] · keys[n])
+struct IndexArgs {
+  const float* q;             // [heads][dim]
+  const float* weights;       // [heads]
+  int heads;
+  int dim;
+  const float* const* keys;   // [count], at most kKeyBlock
+  int count;
+  float* products;            // scratch [heads][kKeyBlock]
+  float* scores;              // out [count]
+};
+
+struct RowFormat {
+  int rounded;                // packed: dims in e4m3, the rest is bf16
+  int dim;
+};
+
+struct KernelTable {
+  const char* name;
+
+  void (*dot_f32)(const FloatDotArgs&);
+  void (*dot_f16)(const FloatDotArgs&);
+  void (*dot_bf16)(const FloatDotArgs&);
+
+  /// Splits one row over its blocks: block b goes to blocks[b * stride].
+  void (*quantise)(const float* x, int64_t count, QuantBlock* blocks, int64_t stride);
+  void (*unpack[kPanelFormats])(const UnpackArgs&, Panel*);
+  void (*panel_dot[kPanelFormats])(const PanelDotArgs&);
+
+  void (*attend)(const AttentionArgs&);
+  void (*index_scores)(const IndexArgs&);
+
+  float (*sum_squares)(const float* x, int64_t count);
+  /// y[i] = x[i] * factor * weight[i]; weight may be null.
+  void (*scale)(const float* x, float factor, const float* weight, float* y, int64_t count);
+  void (*add)(const float* x, float* y, int64_t count);  // y += x
+  /// y = Σ_j weights[j] * x[j]
+  void (*mix)(const float* const* x, const float* weights, int inputs, float* y, int64_t count);
+  /// streams[k] = post[k] * o + Σ_j comb[j][k] * streams[j], over `count` values that start at `o` and in every stream.
+  void (*mix_streams)(const float* o, const float* post, const float* comb, int streams, float* x, int64_t stream_stride,
+                      int64_t count);
+  /// h = silu(min(gate, limit)) * clamp(up, ±limit) * weight
+  void (*swiglu)(const float* gate, const float* up, float limit, float weight, float* h, int64_t count);
+  /// y[n] = Σ_i softmax_i(scores[i][n]) * values[i][n]
+  void (*softmax_pool)(const float* const* values, const float* const* scores, int entries, float* y, int64_t count);
+
+  // Row formats of quant/kv_row.h.
+  void (*read_f16)(const uint8_t* row, float* y, int count);
+  void (*read_packed)(const uint8_t* row, const uint8_t* scales, const RowFormat& format, float* y);
+  void (*read_packed_index)(const uint8_t* row, const uint8_t* scales, int dim, float* y);
+};
+
+}  // namespace ds4::cpu

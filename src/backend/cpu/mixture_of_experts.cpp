@@ -1,0 +1,201 @@
+// Routing and experts (§2.9). The tokens of a batch are grouped by expert, so that each expert's weights are read once;
+// the contributions to one token are added in ascending expert id, the shared expert last.
+#include <algorithm>
+#include <cmath>
+
+#include "backend/cpu/cpu_backend.h"
+
+namespace ds4::cpu {
+
+namespace {
+
+/// sqrt(softplus(t)), stable on both sides.
+float route_score(float t) { return std::sqrt(std::max(t, 0.0F) + std::log1p(std::exp(-std::fabs(t)))); }
+
+/// The numbers of the `k` highest scores, highest first, ties to the lower number.
+void select_experts(const float* scores, const float* bias, int experts, int k, std::int32_t* selected) {
+  const auto biased = [&](int e) { return bias == nullptr ? scores[e] : scores[e] + bias[e]; };
+  for (int i = 0; i < k; ++i) {
+    int best = -1;
+    for (int e = 0; e < experts; ++e) {
+      if (std::find(selected, selected + i, e) != selected + i) continue;
+      if (best < 0 || biased(e) > biased(best)) best = e;
+    }
+    selected[i] = best;
+  }
+}
+
+}  // namespace
+
+void CpuBackend::route(const RouteArgs& args) {
+  const Dims& dims = config_.dims;
+  const auto scratch = lay_out<RouteScratch>();
+  const Activations x{args.x.data, dims.hidden, batch_.rows, dims.hidden, nullptr};
+  const auto* table = static_cast<const std::int32_t*>(args.token_experts.data);
+  const auto* bias = static_cast<const float*>(args.bias.data);
+
+  if (table == nullptr) {
+    const Product gate = product(args.gate, x, scratch.scores, true);
+    products_.run(pool_, {&gate, 1}, scratch.products);
+  } else {  // the table chooses: only those scores are needed
+    pool_.run([&](int thread, int) {
+      for (auto task = pool_.take_task(); task < batch_.rows; task = pool_.take_task()) {
+        const std::int32_t row = iota_[task];
+        for (int i = 0; i < dims.experts_used; ++i) {
+          const std::int32_t expert =
+              table[std::int64_t{batch_.tokens[static_cast<std::size_t>(task)]} * dims.experts_used + i];
+          ProductScratch& own = scratch.products[thread];
+          products_.tile(args.gate, 0, expert, 1, x, &row, 1, true, own, own.tile);
+          scratch.scores[task * dims.experts + expert] = own.tile[0][0];
+        }
+      }
+    });
+  }
+
+  for_rows(batch_.rows, [&](std::int64_t r) {
+    float* scores = scratch.scores + r * dims.experts;
+    std::int32_t* experts = args.experts.data + r * dims.experts_used;
+    if (table == nullptr) {
+      for (int e = 0; e < dims.experts; ++e) scores[e] = route_score(scores[e]);
+      select_experts(scores, bias, dims.experts, dims.experts_used, experts);
+    } else {
+      std::copy_n(table + std::int64_t{batch_.tokens[static_cast<std::size_t>(r)]} * dims.experts_used,
+                  dims.experts_used, experts);
+    }
+    float* weights = args.weights.data + r * dims.experts_used;
+    float sum = 0;
+    for (int i = 0; i < dims.experts_used; ++i) {
+      weights[i] = table == nullptr ? scores[experts[i]] : route_score(scores[experts[i]]);
+      sum += weights[i];
+    }
+    for (int i = 0; i < dims.experts_used; ++i) weights[i] = weights[i] / sum * dims.route_scale;
+  });
+}
+
+namespace {
+
+/// Groups the (row, slot) pairs by expert, rows ascending inside a group. Returns the number of experts in use.
+int group_pairs(const ExpertsArgs& args, std::int64_t rows, const Dims& dims, const ExpertsScratch& s) {
+  const std::int64_t pairs = rows * dims.experts_used;
+  std::fill_n(s.first, dims.experts + 1, 0);
+  for (std::int64_t i = 0; i < pairs; ++i) ++s.first[args.experts.data[i] + 1];
+  int active = 0;
+  for (int e = 0; e < dims.experts; ++e) {
+    if (s.first[e + 1] > 0) s.active[active++] = e;
+    s.first[e + 1] += s.first[e];
+  }
+  std::copy_n(s.first, dims.experts, s.next);
+  for (std::int64_t i = 0; i < pairs; ++i) {
+    const std::int32_t at = s.next[args.experts.data[i]]++;
+    s.row[at] = static_cast<std::int32_t>(i / dims.experts_used);
+    s.weight[at] = args.weights.data[i];
+  }
+  return active;
+}
+
+/// One expert of a batch: which matrix, which rows of x it reads, and where its inner activations are.
+struct ExpertGroup {
+  const Weight* gate;
+  const Weight* up;
+  const Weight* down;
+  std::int64_t matrix;
+  const std::int32_t* rows;   // [count] rows of the batch
+  const float* weights;       // [count], or null: 1
+  std::int64_t count;
+  std::int64_t width;         // inner size
+  float limit;
+  float* h;                   // [count, width]
+  Activations inner;          // all groups of a kind together
+  const std::int32_t* index;  // [count] rows of `inner`
+};
+
+std::int64_t tiles(std::int64_t outputs) { return (outputs + kTileOutputs - 1) / kTileOutputs; }
+int tile_width(std::int64_t outputs, std::int64_t tile) {
+  return static_cast<int>(std::min<std::int64_t>(kTileOutputs, outputs - tile * kTileOutputs));
+}
+
+/// One tile of the inner activations: h = silu(W1 x) * (W3 x) * weight.
+void inner_tile(const Products& products, const KernelTable& kernels, const ExpertGroup& group, const Activations& x,
+                std::int64_t tile, ProductScratch& own) {
+  const std::int64_t output = tile * kTileOutputs;
+  const int outputs = tile_width(group.width, tile);
+  const int block = std::min(products.row_block(*group.gate, false), products.row_block(*group.up, false));
+  for (std::int64_t start = 0; start < group.count; start += block) {
+    const int count = static_cast<int>(std::min<std::int64_t>(block, group.count - start));
+    products.tile(*group.gate, group.matrix, output, outputs, x, group.rows + start, count, false, own, own.tile);
+    products.tile(*group.up, group.matrix, output, outputs, x, group.rows + start, count, false, own, own.second_tile);
+    for (int i = 0; i < count; ++i)
+      kernels.swiglu(own.tile[i], own.second_tile[i], group.limit,
+                     group.weights == nullptr ? 1.0F : group.weights[start + i],
+                     group.h + (start + i) * group.width + output, outputs);
+  }
+}
+
+/// Adds one tile of W2 h to the rows of y.
+void add_outer_tile(const Products& products, const ExpertGroup& group, std::int64_t tile, const Tensor& y,
+                    ProductScratch& own) {
+  const std::int64_t output = tile * kTileOutputs;
+  const int outputs = tile_width(y.cols, tile);
+  const int block = products.row_block(*group.down, false);
+  for (std::int64_t start = 0; start < group.count; start += block) {
+    const int count = static_cast<int>(std::min<std::int64_t>(block, group.count - start));
+    products.tile(*group.down, group.matrix, output, outputs, group.inner, group.index + start, count, false, own, own.tile);
+    for (int i = 0; i < count; ++i) {
+      float* row = y.data + group.rows[start + i] * y.cols + output;
+      for (int o = 0; o < outputs; ++o) row[o] += own.tile[i][o];
+    }
+  }
+}
+
+}  // namespace
+
+void CpuBackend::experts(const ExpertsArgs& args) {
+  const Dims& dims = config_.dims;
+  const auto scratch = lay_out<ExpertsScratch>();
+  const std::int64_t rows = batch_.rows;
+  const int active = group_pairs(args, rows, dims, scratch);
+  const Activations x{args.x.data, dims.hidden, rows, dims.hidden, scratch.x};
+  const Activations routed_h{scratch.h, dims.expert_ff, rows * dims.experts_used, dims.expert_ff, scratch.h_blocks};
+  const Activations shared_h{scratch.shared_h, dims.shared_ff, rows, dims.shared_ff, scratch.shared_blocks};
+
+  // Group `active` is the shared expert.
+  const auto group_of = [&](std::int64_t number) {
+    if (number == active)
+      return ExpertGroup{&args.shared_gate, &args.shared_up, &args.shared_down, 0, iota_, nullptr, rows,
+                         dims.shared_ff, args.shared_limit, scratch.shared_h, shared_h, iota_};
+    const std::int32_t e = scratch.active[number];
+    const std::int32_t first = scratch.first[e];
+    return ExpertGroup{&args.gate, &args.up, &args.down, e, scratch.row + first, scratch.weight + first,
+                       scratch.first[e + 1] - first, dims.expert_ff, args.limit,
+                       scratch.h + std::int64_t{first} * dims.expert_ff, routed_h, iota_ + first};
+  };
+  const std::int64_t routed_tiles = active * tiles(dims.expert_ff);
+  const std::int64_t inner_tasks = routed_tiles + tiles(dims.shared_ff);
+  const auto int8 = [&](const Weight& w) { return products_.uses_int8(w, false); };
+
+  pool_.run([&](int thread, int threads) {
+    ProductScratch& own = scratch.products[thread];
+    if (int8(args.gate) || int8(args.up) || int8(args.shared_gate) || int8(args.shared_up)) {
+      products_.quantise(x, thread, threads);
+      pool_.sync();
+    }
+    for (auto task = pool_.take_task(); task < inner_tasks; task = pool_.take_task()) {
+      const bool routed = task < routed_tiles;
+      const ExpertGroup group = group_of(routed ? task / tiles(dims.expert_ff) : active);
+      inner_tile(products_, kernels_, group, x, routed ? task % tiles(dims.expert_ff) : task - routed_tiles, own);
+    }
+    pool_.sync();
+    if (int8(args.down)) products_.quantise(routed_h, thread, threads);
+    if (int8(args.shared_down)) products_.quantise(shared_h, thread, threads);
+    if (int8(args.down) || int8(args.shared_down)) pool_.sync();
+    // One thread adds up all experts for its columns, in order.
+    for (auto tile = pool_.take_task(); tile < tiles(dims.hidden); tile = pool_.take_task()) {
+      for (std::int64_t r = 0; r < rows; ++r)
+        std::fill_n(args.y.data + r * args.y.cols + tile * kTileOutputs, tile_width(dims.hidden, tile), 0.0F);
+      for (std::int64_t number = 0; number <= active; ++number)
+        add_outer_tile(products_, group_of(number), tile, args.y, own);
+    }
+  });
+}
+
+}  // namespace ds4::cpu

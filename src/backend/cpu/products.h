@@ -1,0 +1,93 @@
+// Matrix products: weights of any format times rows of activations, in tiles of kTileOutputs outputs.
+//
+// Three ways, chosen by the weight's type:
+//   float   f32, f16 and bf16 weights against f32 activations
+//   int8    quantised weights against int8 activations: a panel of weights is unpacked once for all rows of the tile
+//   exact   quantised weights decoded to f32 (--quality, and where routing hangs on the last bits)
+// In each, the sum of one output of one row has a fixed order that does not depend on the other rows or outputs.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "backend/cpu/kernels.h"
+#include "backend/cpu/scratch.h"
+#include "backend/tensor.h"
+#include "base/thread_pool.h"
+
+namespace ds4::cpu {
+
+/// Rows of f32 activations, and room for their int8 form.
+struct Activations {
+  const float* x = nullptr;       // row r is at x + r * stride
+  std::int64_t stride = 0;
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  QuantBlock* blocks = nullptr;   // [ceil(cols / kPanelDepth)][rows]
+};
+
+/// Blocks for `rows` rows of `cols` activations.
+inline QuantBlock* take_blocks(Scratch& scratch, std::int64_t rows, std::int64_t cols) {
+  return scratch.take<QuantBlock>(rows * ((cols + kPanelDepth - 1) / kPanelDepth));
+}
+
+/// y[i][o] = Σ_k w[matrix][first_output + o][k] * x[index[i]][k], for `outputs` outputs and `count` rows.
+struct Product {
+  const Weight* weight = nullptr;
+  std::int64_t matrix = 0;
+  std::int64_t first_output = 0;
+  std::int64_t outputs = 0;
+  const Activations* x = nullptr;
+  const std::int32_t* index = nullptr;  // [count]
+  std::int64_t count = 0;
+  float* y = nullptr;
+  std::int64_t y_stride = 0;
+  bool exact = false;
+};
+
+/// Rows computed together: activations of that many stay in the L2 cache while all weights pass by once.
+inline constexpr int kFloatRowBlock = 64;
+inline constexpr int kInt8RowBlock = 256;
+
+/// One thread's working memory.
+struct ProductScratch {
+  Panel panel;
+  float decoded[kTileOutputs][kPanelDepth];
+  float tile[kInt8RowBlock][kTileOutputs];
+  float second_tile[kInt8RowBlock][kTileOutputs];
+};
+
+class Products {
+ public:
+  Products(const KernelTable& kernels, bool quality);
+
+  /// Whether products with this weight read the int8 form of their activations.
+  bool uses_int8(const Weight& weight, bool exact) const;
+  int row_block(const Weight& weight, bool exact) const {
+    return uses_int8(weight, exact) ? kInt8RowBlock : kFloatRowBlock;
+  }
+
+  /// This thread's part of filling x.blocks.
+  void quantise(const Activations& x, int thread, int threads) const;
+
+  /// out[i][o] for at most row_block() rows; the first `outputs` columns are valid.
+  void tile(const Weight& weight, std::int64_t matrix, std::int64_t first_output, int outputs, const Activations& x,
+            const std::int32_t* index, int count, bool exact, ProductScratch& scratch,
+            float (*out)[kTileOutputs]) const;
+
+  /// All products, as one job of the pool. x.blocks must be filled where they are read.
+  void run(ThreadPool& pool, std::span<const Product> products, ProductScratch* scratch) const;
+  /// The same, quantising the activations of each product first.
+  void quantise_and_run(ThreadPool& pool, std::span<const Product> products, ProductScratch* scratch) const;
+
+ private:
+  void one_task(const Product& product, std::int64_t task, ProductScratch& scratch) const;
+  std::int64_t tasks(const Product& product) const;
+  void share_tasks(ThreadPool& pool, std::span<const Product> products, ProductScratch& scratch) const;
+
+  const KernelTable& kernels_;
+  const bool quality_;
+  Iq2Tables iq2_;
+};
+
+}  // namespace ds4::cpu

@@ -1,0 +1,162 @@
+#include "base/cpus.h"
+
+#ifdef __linux__
+#include <sched.h>
+#endif
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <fstream>
+#include <set>
+#include <sstream>
+#include <thread>
+
+namespace ds4 {
+namespace cpus {
+
+namespace {
+
+std::optional<std::string> first_line(const std::string& path) {
+  std::ifstream file(path);
+  std::string line;
+  if (!std::getline(file, line)) return std::nullopt;
+  return line;
+}
+
+std::optional<long> first_number(const std::string& path) {
+  const auto line = first_line(path);
+  long value = 0;
+  if (!line || std::from_chars(line->data(), line->data() + line->size(), value).ec != std::errc()) return std::nullopt;
+  return value;
+}
+
+/// cpu.max of cgroup v2: "150000 100000", or "max 100000".
+std::optional<double> quota_v2(const std::string& folder) {
+  const auto line = first_line(folder + "/cpu.max");
+  if (!line) return std::nullopt;
+  std::istringstream words(*line);
+  double microseconds = 0;
+  double period = 0;
+  if (!(words >> microseconds >> period) || microseconds <= 0 || period <= 0) return std::nullopt;
+  return microseconds / period;
+}
+
+std::optional<double> quota_v1(const std::string& folder) {
+  const auto microseconds = first_number(folder + "/cpu.cfs_quota_us");  // -1: unlimited
+  const auto period = first_number(folder + "/cpu.cfs_period_us");
+  if (!microseconds || !period || *microseconds <= 0 || *period <= 0) return std::nullopt;
+  return static_cast<double>(*microseconds) / static_cast<double>(*period);
+}
+
+bool has_word(std::string_view list, std::string_view word) {
+  while (!list.empty()) {
+    const std::size_t comma = list.find(',');
+    if (list.substr(0, comma) == word) return true;
+    if (comma == std::string_view::npos) return false;
+    list.remove_prefix(comma + 1);
+  }
+  return false;
+}
+
+}  // namespace
+
+std::vector<int> parse_list(std::string_view text) {
+  std::vector<int> ids;
+  const char* at = text.data();
+  const char* const end = at + text.size();
+  while (at < end) {
+    int first = 0;
+    const auto head = std::from_chars(at, end, first);
+    if (head.ec != std::errc() || first < 0) return ids;
+    int last = first;
+    at = head.ptr;
+    if (at < end && *at == '-') {
+      const auto tail = std::from_chars(at + 1, end, last);
+      if (tail.ec != std::errc() || last < first || last - first > 65536) return ids;
+      at = tail.ptr;
+    }
+    for (int id = first; id <= last; ++id) ids.push_back(id);
+    if (at == end || *at != ',') return ids;
+    ++at;
+  }
+  return ids;
+}
+
+int physical_cores(std::span<const int> ids, const std::string& sysfs) {
+  std::set<int> cores;  // a core is named by the lowest of its hyper-threads
+  for (const int id : ids) {
+    const std::string topology = sysfs + "/devices/system/cpu/cpu" + std::to_string(id) + "/topology/";
+    const auto line = first_line(topology + "thread_siblings_list");
+    const std::vector<int> siblings = parse_list(line.value_or(""));
+    cores.insert(siblings.empty() ? id : *std::min_element(siblings.begin(), siblings.end()));
+  }
+  return static_cast<int>(cores.size());
+}
+
+std::optional<double> quota(const std::string& proc, const std::string& sysfs) {
+  std::optional<double> least;
+  const auto narrow = [&](std::optional<double> limit) {
+    if (limit && (!least || *limit < *least)) least = limit;
+  };
+  std::ifstream groups(proc + "/self/cgroup");
+  std::string line;  // "0::/path" (v2) or "4:cpu,cpuacct:/path" (v1)
+  while (std::getline(groups, line)) {
+    const std::size_t first = line.find(':');
+    const std::size_t second = first == std::string::npos ? first : line.find(':', first + 1);
+    if (second == std::string::npos) continue;
+    const std::string_view controllers = std::string_view(line).substr(first + 1, second - first - 1);
+    const bool v2 = controllers.empty();
+    if (!v2 && !has_word(controllers, "cpu")) continue;
+    const std::string mount = sysfs + (v2 ? "/fs/cgroup" : "/fs/cgroup/cpu");
+    // A parent's quota binds its children, so every level up to the mount counts.
+    for (std::string path = line.substr(second + 1);; path.resize(path.rfind('/'))) {
+      while (!path.empty() && path.back() == '/') path.pop_back();
+      narrow(v2 ? quota_v2(mount + path) : quota_v1(mount + path));
+      if (path.find('/') == std::string::npos) break;
+    }
+  }
+  return least;
+}
+
+std::vector<int> affinity() {
+  std::vector<int> ids;
+#ifdef __linux__
+  // The mask must be at least as long as the kernel's, which can be longer than cpu_set_t.
+  for (int capacity = CPU_SETSIZE; capacity <= CPU_SETSIZE * 64; capacity *= 2) {
+    cpu_set_t* const set = CPU_ALLOC(static_cast<std::size_t>(capacity));
+    const std::size_t bytes = CPU_ALLOC_SIZE(static_cast<std::size_t>(capacity));
+    CPU_ZERO_S(bytes, set);
+    const int failed = ::sched_getaffinity(0, bytes, set);
+    const int reason = errno;
+    for (int id = 0; failed == 0 && id < capacity; ++id) {
+      if (CPU_ISSET_S(static_cast<std::size_t>(id), bytes, set)) ids.push_back(id);
+    }
+    CPU_FREE(set);
+    if (failed == 0 || reason != EINVAL) break;
+  }
+#endif
+  if (ids.empty()) {
+    const int count = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+    for (int id = 0; id < count; ++id) ids.push_back(id);
+  }
+  return ids;
+}
+
+}  // namespace cpus
+
+namespace {
+
+int cut_by_quota(int count) {
+  const std::optional<double> limit = cpus::quota("/proc", "/sys");
+  if (limit && *limit < count) count = static_cast<int>(*limit);
+  return std::max(1, count);
+}
+
+}  // namespace
+
+int available_cpus() { return cut_by_quota(static_cast<int>(cpus::affinity().size())); }
+
+int default_thread_count() { return cut_by_quota(cpus::physical_cores(cpus::affinity(), "/sys")); }
+
+}  // namespace ds4

@@ -1,0 +1,33 @@
+// How many CPUs this process may really use: what the scheduler's affinity mask and the cgroup's CPU quota leave.
+// Asking for more threads than that costs more than it brings. Pure functions of the system; any thread.
+#pragma once
+
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace ds4 {
+
+/// Logical CPUs this process may run on, at least 1: affinity mask, cut by the cgroup quota (rounded down).
+[[nodiscard]] int available_cpus();
+
+/// One thread per physical core of those CPUs: kernels are bound by memory and by the vector units, which hyper-threads
+/// share. At least 1, never more than available_cpus().
+[[nodiscard]] int default_thread_count();
+
+/// The same questions against a given tree, so that tests can ask about other machines.
+namespace cpus {
+/// Ids of the CPUs in the affinity mask of the calling thread.
+[[nodiscard]] std::vector<int> affinity();
+/// "0-3,8" -> 0 1 2 3 8. Stops at the first thing that is not a list.
+[[nodiscard]] std::vector<int> parse_list(std::string_view text);
+/// How many physical cores `ids` cover, by <sysfs>/devices/system/cpu/cpuN/topology; unknown topology: all of them.
+[[nodiscard]] int physical_cores(std::span<const int> ids, const std::string& sysfs);
+/// CPUs that the cgroup (v2, or the v1 cpu controller) of <proc>/self/cgroup and its parents may use; nothing if
+/// unlimited.
+[[nodiscard]] std::optional<double> quota(const std::string& proc, const std::string& sysfs);
+}  // namespace cpus
+
+}  // namespace ds4

@@ -1,0 +1,116 @@
+#include "base/thread_pool.h"
+
+#include <pthread.h>
+
+#include "base/check.h"
+#include "base/cpus.h"
+
+namespace ds4 {
+
+namespace {
+
+/// Tells the core that this is a spin loop: tens of nanoseconds, friendly to the other hyper-thread.
+inline void pause_briefly() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb" ::: "memory");  // `yield` is a no-op on most arm64 cores
+#endif
+}
+
+void name_this_thread(const std::string& name) {
+  const std::string shown = name.substr(0, 15);  // the kernel's limit
+#ifdef __APPLE__
+  pthread_setname_np(shown.c_str());
+#else
+  pthread_setname_np(pthread_self(), shown.c_str());
+#endif
+}
+
+}  // namespace
+
+// Sequentially consistent, so that either the waiter sees the new value before it sleeps, or the notifier sees the
+// waiter.
+void ThreadPool::Signal::advance() {
+  value_.fetch_add(1, std::memory_order_seq_cst);
+  value_.notify_all();  // a load when nobody sleeps
+}
+
+void ThreadPool::Signal::wait_beyond(std::uint32_t seen, bool spin) const {
+  constexpr int kPausesPerClock = 32;  // reading the clock costs as much as a pause
+  constexpr int kYields = 16;
+  if (spin) {
+    const auto deadline = std::chrono::steady_clock::now() + kSpinTime;
+    do {
+      for (int i = 0; i < kPausesPerClock; ++i) {
+        if (value() != seen) return;
+        pause_briefly();
+      }
+    } while (std::chrono::steady_clock::now() < deadline);
+  }
+  for (int i = 0; i < kYields; ++i) {
+    if (value() != seen) return;
+    std::this_thread::yield();
+  }
+  value_.wait(seen, std::memory_order_seq_cst);
+}
+
+ThreadPool::ThreadPool(int threads, const std::string& name) : size_(threads), spin_(threads <= available_cpus()) {
+  DS4_CHECK(threads >= 1);
+  workers_.reserve(static_cast<std::size_t>(threads - 1));
+  for (int index = 1; index < threads; ++index) {
+    workers_.emplace_back([this, index, label = name + "-" + std::to_string(index)] {
+      name_this_thread(label);
+      work(index);
+    });
+  }
+}
+
+ThreadPool::~ThreadPool() {
+  DS4_CHECK(!running_.load(std::memory_order_relaxed));
+  job_ = {};
+  start_.advance();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void ThreadPool::work(int index) {
+  for (std::uint32_t seen = 0;;
+       ++seen) {  // the n-th round runs the n-th job; none can be missed, all threads take part
+    start_.wait_beyond(seen, spin_);
+    if (job_.call == nullptr) return;
+    job_.call(job_.context, index, size_);
+    arrive();
+  }
+}
+
+void ThreadPool::run_job(Job job) {
+  DS4_CHECK(!running_.exchange(true, std::memory_order_relaxed));  // one job at a time, and not from inside a job
+  next_task_.store(0, std::memory_order_relaxed);
+  if (size_ == 1) {
+    job.call(job.context, 0, 1);
+  } else {
+    job_ = job;
+    start_.advance();
+    job.call(job.context, 0, size_);
+    const std::uint32_t seen = phase_.value();
+    if (!arrive()) phase_.wait_beyond(seen, spin_);
+  }
+  running_.store(false, std::memory_order_relaxed);
+}
+
+void ThreadPool::sync() {
+  // Nobody can complete this phase before we arrive, so the number read here is the number of this phase.
+  const std::uint32_t seen = phase_.value();
+  if (!arrive()) phase_.wait_beyond(seen, spin_);
+}
+
+/// True for the last of the threads, which opens the next phase. Whoever comes through sees what all did before.
+bool ThreadPool::arrive() {
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 != size_) return false;
+  arrived_.store(0, std::memory_order_relaxed);
+  next_task_.store(0, std::memory_order_relaxed);
+  phase_.advance();
+  return true;
+}
+
+}  // namespace ds4

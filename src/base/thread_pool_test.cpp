@@ -1,0 +1,129 @@
+#include "base/thread_pool.h"
+
+#include <gtest/gtest.h>
+#include <pthread.h>
+
+#include <array>
+#include <mutex>
+#include <set>
+
+namespace ds4 {
+namespace {
+
+TEST(ThreadPool, EveryThreadRunsTheJobOnce) {
+  for (const int threads : {1, 2, 3, 8}) {
+    ThreadPool pool(threads);
+    EXPECT_EQ(pool.size(), threads);
+    std::vector<int> calls(static_cast<std::size_t>(threads), 0);  // plain ints: a data race is TSan's business
+    for (int job = 0; job < 200; ++job) {
+      pool.run([&](int index, int count) {
+        EXPECT_EQ(count, threads);
+        ++calls[static_cast<std::size_t>(index)];
+      });
+    }
+    for (const int seen : calls) EXPECT_EQ(seen, 200);
+  }
+}
+
+TEST(ThreadPool, CallerIsThreadZeroAndWorkersHaveNames) {
+  ThreadPool pool(3);
+  std::mutex mutex;
+  std::set<std::string> names;
+  const auto caller = std::this_thread::get_id();
+  pool.run([&](int index, int) {
+    EXPECT_EQ(std::this_thread::get_id() == caller, index == 0);
+    std::array<char, 16> name{};
+    pthread_getname_np(pthread_self(), name.data(), name.size());
+    const std::lock_guard lock(mutex);
+    if (index != 0) names.insert(name.data());
+  });
+  EXPECT_EQ(names, (std::set<std::string>{"ds4-cpu-1", "ds4-cpu-2"}));
+}
+
+// Each phase reads what another thread wrote, without atomics, in the phase before.
+TEST(ThreadPool, SyncSeparatesPhases) {
+  for (const int threads : {1, 2, 4, 7}) {
+    ThreadPool pool(threads);
+    constexpr int kPhases = 300;
+    std::vector<std::int64_t> values(static_cast<std::size_t>(threads), 0);
+    for (int job = 0; job < 5; ++job) {
+      pool.run([&](int index, int count) {
+        for (int phase = 0; phase < kPhases; ++phase) {
+          const std::int64_t neighbour = values[static_cast<std::size_t>((index + 1) % count)];
+          pool.sync();
+          values[static_cast<std::size_t>(index)] = neighbour + 1;
+          pool.sync();
+        }
+      });
+    }
+    for (const auto value : values) EXPECT_EQ(value, 5 * kPhases);
+  }
+}
+
+TEST(ThreadPool, TasksGoToOneThreadEachAndStartAnewInEveryPhase) {
+  ThreadPool pool(4);
+  constexpr std::int64_t kTasks = 1000;
+  std::vector<int> taken(kTasks, 0);
+  for (int job = 0; job < 3; ++job) {
+    pool.run([&](int, int) {
+      for (int phase = 0; phase < 2; ++phase) {
+        for (auto task = pool.take_task(); task < kTasks; task = pool.take_task()) ++taken[std::size_t(task)];
+        pool.sync();
+      }
+    });
+  }
+  for (const int count : taken) EXPECT_EQ(count, 6);
+}
+
+// Pauses longer than the spin time between jobs and inside phases: everybody has gone to sleep and must wake up.
+TEST(ThreadPool, SleepersWakeUp) {
+  ThreadPool pool(3);
+  const auto nap = 4 * ThreadPool::kSpinTime;
+  int sum = 0;
+  for (int job = 0; job < 20; ++job) {
+    std::this_thread::sleep_for(nap);
+    pool.run([&](int index, int) {
+      if (index == job % 3) std::this_thread::sleep_for(nap);
+      pool.sync();
+      if (index == (job + 1) % 3) ++sum;
+      if (index == (job + 2) % 3) std::this_thread::sleep_for(nap);
+    });
+  }
+  EXPECT_EQ(sum, 20);
+}
+
+TEST(ThreadPool, MadeAndDestroyedWithoutAJob) {
+  for (int i = 0; i < 50; ++i) ThreadPool pool(1 + i % 4);
+}
+
+TEST(ThreadPoolDeathTest, JobInsideAJobIsABug) {
+  EXPECT_DEATH(
+      {
+        ThreadPool pool(1);
+        pool.run([&](int, int) { pool.run([](int, int) {}); });
+      },
+      "running_");
+}
+
+TEST(ShareOf, CoversEverythingOnceInOrder) {
+  for (const std::int64_t total : {0, 1, 7, 64, 1000}) {
+    for (const int count : {1, 2, 3, 8, 100}) {
+      for (const std::int64_t grain : {1, 4, 32}) {
+        std::int64_t next = 0;
+        for (int index = 0; index < count; ++index) {
+          const Share share = share_of(total, index, count, grain);
+          EXPECT_EQ(share.first, next);
+          EXPECT_TRUE(share.first % grain == 0 || share.first == total);
+          next = share.last;
+          std::int64_t seen = 0;
+          for (const auto i : share) seen += i >= share.first && i < share.last;
+          EXPECT_EQ(seen, share.last - share.first);
+        }
+        EXPECT_EQ(next, total);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace ds4

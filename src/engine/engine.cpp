@@ -1,0 +1,115 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+
+#include "base/text.h"
+
+namespace ds4 {
+
+namespace {
+
+constexpr std::int64_t kDefaultContext = 32768;
+constexpr int kDefaultChunk = 512;
+
+Result<ModelOptions> model_options(const ModelShape& shape, const EngineOptions& options) {
+  const std::int64_t trained = shape.context_length > 0 ? shape.context_length : INT64_MAX;
+  ModelOptions model;
+  model.kv = options.kv;
+  model.context = options.context != 0 ? options.context : std::min(kDefaultContext, trained);
+  if (model.context < 1 || model.context > trained) {
+    return Error{ErrorCode::kUsage, cat("a context of ", model.context, " tokens: this model takes 1 to ", trained)};
+  }
+  const std::int64_t chunk = options.prefill_chunk != 0 ? options.prefill_chunk : kDefaultChunk;
+  if (chunk < 1) return Error{ErrorCode::kUsage, cat("a prefill chunk of ", chunk, " tokens: expected at least 1")};
+  model.max_rows = static_cast<int>(std::min(chunk, model.context));
+  model.max_logit_rows = options.all_logits ? model.max_rows : 1;
+  model.max_sequences = options.sessions * (1 + options.snapshots);
+  // A snapshot is a prefix of its session and shares its pages; the model counts one that is only begun for each.
+  model.max_tokens = options.sessions * model.context;
+  return model;
+}
+
+}  // namespace
+
+Result<ModelFile> open_model_file(const std::string& path) {
+  DS4_ASSIGN_OR_RETURN(gguf::File file, gguf::File::open(path));
+  DS4_ASSIGN_OR_RETURN(ModelShape shape, read_shape(file));
+  DS4_ASSIGN_OR_RETURN(std::optional<Tokenizer> tokenizer, Tokenizer::from_gguf(file));
+  return ModelFile{std::move(file), std::move(shape), std::move(tokenizer)};
+}
+
+Error EnginePlan::refusal() const {
+  const std::uint64_t kv = memory.kv_pages + memory.kv_tails;
+  std::string message =
+      cat("not enough memory: a context of ", model.context, " tokens needs ", human_bytes(need()), " (KV state ",
+          human_bytes(kv), ", weights copied ", human_bytes(memory.weights), ", buffers ", human_bytes(memory.scratch),
+          "), and ", human_bytes(available.value_or(0)), " are available. ");
+  const std::uint64_t rest = need() - memory.kv_pages;
+  const std::uint64_t left = available.value_or(0) - std::min(available.value_or(0), rest);
+  const std::uint64_t tokens = memory.kv_bytes_per_token == 0 ? 0 : left / memory.kv_bytes_per_token;
+  const std::uint64_t fits = tokens / kPageTokens * kPageTokens;
+  if (fits >= kPageTokens && fits < static_cast<std::uint64_t>(model.context)) {
+    message += cat("Lower the context: about ", fits, " tokens fit.");
+  } else {
+    message += "Even a short context does not fit: lower the prefill chunk, or free memory.";
+  }
+  if (model.kv != KvFormat::kPacked) message += " KV rows as fp8 take the least.";
+  return Error{ErrorCode::kOutOfMemory, std::move(message)};
+}
+
+std::string EnginePlan::note() const {
+  if (!available || need() + memory.weights_mapped <= *available) return {};
+  return cat("the weights (", human_bytes(memory.weights_mapped), ") do not fit into the ", human_bytes(*available),
+             " of available memory: they will be read from disk again and again, and answers will be slow");
+}
+
+Result<EnginePlan> plan_engine(const ModelFile& file, const EngineOptions& options) {
+  EnginePlan plan;
+  DS4_ASSIGN_OR_RETURN(plan.model, model_options(file.shape, options));
+  DS4_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, create_backend(options.backend));
+  plan.backend = backend->name();
+  std::vector<std::unique_ptr<Backend>> backends;
+  backends.push_back(std::move(backend));
+  DS4_ASSIGN_OR_RETURN(plan.memory, Model::plan(file.gguf, backends, plan.model));
+  plan.available = available_memory(options.memory);
+  return plan;
+}
+
+Result<std::unique_ptr<Engine>> Engine::load(ModelFile file, const EngineOptions& options) {
+  DS4_ASSIGN_OR_RETURN(EnginePlan plan, plan_engine(file, options));
+  if (!plan.fits()) return plan.refusal();
+  std::vector<std::unique_ptr<Backend>> backends;
+  DS4_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, create_backend(options.backend));
+  backends.push_back(std::move(backend));
+  std::unique_ptr<Engine> engine(new Engine(std::move(file), std::move(plan), options.snapshots));
+  DS4_ASSIGN_OR_RETURN(engine->model_, Model::load(engine->file_.gguf, std::move(backends), engine->plan_.model));
+  engine->tokens_ = make_token_model(*engine->model_);
+  return engine;
+}
+
+Result<Session> Engine::new_session() { return Session::create(*tokens_, tokenizer(), snapshots_); }
+
+Status Engine::warm_weights(const std::function<void(std::uint64_t, std::uint64_t)>& progress,
+                            const std::atomic<bool>* cancel) const {
+  constexpr std::size_t kPage = 4096;
+  constexpr std::uint64_t kReportEvery = std::uint64_t{64} << 20;
+  std::uint64_t done = 0;
+  std::uint64_t reported = 0;
+  for (const gguf::TensorInfo& tensor : file_.gguf.tensors()) {
+    const volatile std::byte* data = tensor.data.data();
+    for (std::size_t at = 0; at < tensor.data.size(); at += kPage) {
+      static_cast<void>(data[at]);
+      if (done + at - reported < kReportEvery) continue;
+      reported = done + at;
+      if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) {
+        return Error{ErrorCode::kCancelled, "cancelled while reading the weights"};
+      }
+      if (progress) progress(reported, file_.gguf.size());
+    }
+    done += tensor.data.size();
+  }
+  if (progress) progress(file_.gguf.size(), file_.gguf.size());
+  return {};
+}
+
+}  // namespace ds4

@@ -1,0 +1,107 @@
+// A TokenModel for tests: the logits after a token are a hash of every token up to it, so two timelines have equal
+// logits exactly when they have equal histories. Rewinds, forks and slots behave as those of the real one.
+#pragma once
+
+#include <algorithm>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "base/rng.h"
+#include "engine/token_model.h"
+
+namespace ds4 {
+
+struct FakeOptions {
+  int vocab = 50;
+  std::int64_t context = 1000;
+  int max_rows = 32;
+  int max_logit_rows = 1;
+  int max_tracks = 4;
+  std::int64_t slack = kRewindSlack;
+};
+
+class FakeTokenModel final : public TokenModel {
+ public:
+  explicit FakeTokenModel(FakeOptions options = {}) : options_(options) {}
+
+  int vocab() const override { return options_.vocab; }
+  int layers() const override { return 2; }
+  std::int64_t context() const override { return options_.context; }
+  int max_rows() const override { return options_.max_rows; }
+  int max_logit_rows() const override { return options_.max_logit_rows; }
+
+  Result<std::unique_ptr<Track>> new_track() override { return make({}, 0); }
+
+  Status forward(Track& track, std::span<const TokenId> tokens, std::span<float> logits,
+                 const StepOptions& options) override {
+    const auto vocab_size = static_cast<std::size_t>(vocab());
+    DS4_CHECK(!tokens.empty() && static_cast<int>(tokens.size()) <= max_rows());
+    DS4_CHECK(logits.size() <= vocab_size * static_cast<std::size_t>(max_logit_rows()));
+    auto& state = static_cast<FakeTrack&>(track);
+    for (int layer = 1; layer <= layers(); ++layer) {
+      if (before_layer) before_layer();
+      if (options.cancel != nullptr && options.cancel->load()) return Error{ErrorCode::kCancelled, "cancelled"};
+      if (options.progress) options.progress(layer);
+    }
+    if (fail_with) {
+      if (std::optional<Error> error = fail_with()) return std::move(*error);
+    }
+    const std::size_t silent = tokens.size() - logits.size() / vocab_size;
+    for (std::size_t i = 0; i < tokens.size(); ++i) {
+      state.tokens.push_back(tokens[i]);
+      if (i >= silent) write_logits(state.tokens, logits.subspan((i - silent) * vocab_size, vocab_size));
+    }
+    state.written = std::max(state.written, state.length());
+    computed += static_cast<std::int64_t>(tokens.size());
+    return {};
+  }
+
+  void write_logits(std::span<const TokenId> history, std::span<float> logits) const {
+    std::uint64_t hash = 1;
+    for (const TokenId token : history) hash = random_bits(hash, static_cast<std::uint64_t>(token));
+    for (std::size_t i = 0; i < logits.size(); ++i) logits[i] = static_cast<float>(8 * uniform(hash, i));
+  }
+  std::vector<float> logits_of(std::span<const TokenId> history) const {
+    std::vector<float> logits(static_cast<std::size_t>(vocab()));
+    write_logits(history, logits);
+    return logits;
+  }
+
+  std::function<void()> before_layer;                  // runs at every poll of the cancel flag
+  std::function<std::optional<Error>()> fail_with;     // asked at the end of every forward
+  std::int64_t computed = 0;                           // tokens, in all
+  int tracks = 0;                                      // alive
+
+ private:
+  struct FakeTrack final : Track {
+    FakeTrack(FakeTokenModel& owner, std::vector<TokenId> history, std::int64_t written_to)
+        : model(owner), tokens(std::move(history)), written(written_to) {
+      ++model.tracks;
+    }
+    ~FakeTrack() override { --model.tracks; }
+    std::int64_t length() const override { return static_cast<std::int64_t>(tokens.size()); }
+    std::int64_t rewind_floor() const override {
+      return std::min(length(), std::max<std::int64_t>(0, written - model.options_.slack));
+    }
+    bool rewind(std::int64_t to) override {
+      if (to != 0 && (to < rewind_floor() || to > length())) return false;
+      tokens.resize(static_cast<std::size_t>(to));
+      if (to == 0) written = 0;
+      return true;
+    }
+    Result<std::unique_ptr<Track>> fork() const override { return model.make(tokens, written); }
+    FakeTokenModel& model;
+    std::vector<TokenId> tokens;
+    std::int64_t written;
+  };
+
+  Result<std::unique_ptr<Track>> make(std::vector<TokenId> history, std::int64_t written) {
+    if (tracks == options_.max_tracks) return Error{ErrorCode::kOutOfMemory, "no track left"};
+    return std::unique_ptr<Track>(std::make_unique<FakeTrack>(*this, std::move(history), written));
+  }
+
+  FakeOptions options_;
+};
+
+}  // namespace ds4

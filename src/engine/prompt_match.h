@@ -1,0 +1,42 @@
+// A whole conversation, as typed bytes, against the tokens of a timeline: which tokens stay, and what the rest becomes.
+//
+// Bytes decide, not tokens: text that comes back from a client does not always tokenize as it was generated. Kinds
+// decide too: a control token matches only a marker (or an added token spelled in trusted text), and text never does,
+// whatever it spells. Pure functions; any thread.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "engine/timeline.h"
+#include "tokenizer/segment.h"
+#include "tokenizer/tokenizer.h"
+
+namespace ds4 {
+
+/// Either one added token, or a maximal run of text without any.
+struct PromptPiece {
+  std::optional<TokenId> marker;
+  std::string text;        // of a run; empty for a marker
+  bool untrusted = false;  // the run has bytes from outside
+};
+
+/// The prompt as the tokenizer sees it. A marker that is no added token is an Error.
+Result<std::vector<PromptPiece>> cut_prompt(const Tokenizer& tokenizer, std::span<const PromptSegment> prompt);
+
+struct PromptTokens {
+  std::vector<TokenId> tokens;    // the whole conversation
+  std::int64_t kept = 0;          // how many of them were taken from the timeline without tokenizing
+  std::int64_t turn_start = 0;    // where the last run of text from outside begins; 0 when that is not a boundary
+};
+
+/// Keeps the longest part of the timeline whose bytes and kinds are a prefix of the pieces and that ends where a run or
+/// marker begins, or after a sampled token; tokenizes what follows. With nothing sampled the result is exactly the
+/// tokenization of the prompt.
+PromptTokens match_prompt(const Tokenizer& tokenizer, std::span<const PromptPiece> pieces, const Timeline& timeline);
+
+}  // namespace ds4

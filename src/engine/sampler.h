@@ -1,0 +1,46 @@
+// From a row of logits to a token. Pure functions over (logits, options, seed, position); any thread.
+//
+// Order: 1. softmax of logits / temperature; 2. top-k keeps the k most probable tokens and renormalises; 3. top-p keeps
+// the shortest run of the most probable tokens that together reach p; 4. min-p drops tokens below min_p times the
+// most probable one. At least one token always stays. The draw walks the kept tokens from the most probable down, equal
+// probabilities from the lower id up. A NaN logit counts as minus infinity.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/result.h"
+#include "tokenizer/tokenizer.h"
+
+namespace ds4 {
+
+struct Sampling {
+  double temperature = 1.0;  // 0: the most probable token
+  std::int64_t top_k = 0;    // 0: off
+  double top_p = 1.0;        // 1: off
+  double min_p = 0.05;       // 0: off
+  std::uint64_t seed = 0;
+};
+
+/// An Error that names the option, its value and what is allowed.
+Status check_sampling(const Sampling& sampling);
+
+/// The most probable token; ties go to the lowest id.
+TokenId argmax(std::span<const float> logits);
+
+/// The token at `position` of a timeline. The only randomness is uniform(seed, position).
+TokenId sample(std::span<const float> logits, const Sampling& sampling, std::int64_t position);
+
+struct TokenLogprob {
+  TokenId token = 0;
+  double logprob = 0;
+};
+
+/// log of the sum of exp(logits), for logprob = logit - log_sum_exp.
+double log_sum_exp(std::span<const float> logits);
+double logprob(std::span<const float> logits, TokenId token);
+/// The `count` most probable tokens at temperature 1, most probable first, ties to the lower id.
+std::vector<TokenLogprob> top_logprobs(std::span<const float> logits, std::size_t count);
+
+}  // namespace ds4

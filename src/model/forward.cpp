@@ -1,0 +1,218 @@
+// The forward pass (§2.0), top to bottom. Every op is one call; what it computes is in backend/backend.h.
+#include <algorithm>
+#include <cmath>
+
+#include "base/text.h"
+#include "model/model.h"
+#include "model/model_impl.h"
+
+namespace ds4 {
+
+namespace {
+
+/// The buffers cut to the rows of this batch.
+Activations for_rows(Activations a, std::int64_t rows, std::int64_t wanted) {
+  for (Tensor* t : {&a.streams, &a.mixed, &a.post, &a.comb, &a.qr, &a.q, &a.heads, &a.out, &a.route}) t->rows = rows;
+  for (IntTensor* t : {&a.experts, &a.selected, &a.count}) t->rows = rows;
+  a.h.rows = a.logits.rows = wanted;
+  return a;
+}
+
+void attention(Backend& b, const LayerWeights& w, const LayerShape& shape, int layer, const Activations& a, Tensor rope) {
+  const bool sparse = shape.kind == LayerKind::kCompressedSparse;
+  b.query_heads({a.mixed, w.q_a, w.q_a_norm, w.q_b, rope, a.qr, a.q});
+  b.window_kv({layer, a.mixed, w.kv, w.kv_norm, rope});
+  if (shape.ratio != 0) b.compress({layer, CompressorKind::kMain, a.mixed, w.compressor, rope});
+  if (sparse) {
+    b.compress({layer, CompressorKind::kIndexer, a.mixed, w.index_compressor, rope});
+    b.index_topk({layer, a.mixed, a.qr, w.index_q_b, w.index_proj, rope, a.selected, a.count});
+  }
+  b.sparse_attention({layer, a.q, w.sinks, rope, sparse ? a.selected : IntTensor{}, sparse ? a.count : IntTensor{}, a.heads});
+  b.attention_output({a.heads, w.output_a, w.output_b, a.out});
+}
+
+void mixture_of_experts(Backend& b, const LayerWeights& w, const LayerShape& shape, const Activations& a) {
+  b.route({a.mixed, w.router, w.router_bias, w.token_experts, a.experts, a.route});
+  b.experts({a.mixed, a.experts, a.route, w.gate, w.up, w.down, w.shared_gate, w.shared_up, w.shared_down, shape.swiglu_limit,
+             shape.shared_swiglu_limit, a.out});
+}
+
+void transformer_layer(Backend& b, const LayerWeights& w, const LayerShape& shape, int layer, const Activations& a, Tensor rope) {
+  b.hc_pre({a.streams, w.hc_attn, a.mixed, a.post, a.comb});
+  b.rms_norm({a.mixed, w.attn_norm, a.mixed});
+  attention(b, w, shape, layer, a, rope);
+  b.hc_post({a.out, a.post, a.comb, a.streams});
+
+  b.hc_pre({a.streams, w.hc_ffn, a.mixed, a.post, a.comb});
+  b.rms_norm({a.mixed, w.ffn_norm, a.mixed});
+  mixture_of_experts(b, w, shape, a);
+  b.hc_post({a.out, a.post, a.comb, a.streams});
+}
+
+void head(Backend& b, const ModelWeights& w, const Activations& a) {
+  b.hc_head({a.streams, w.hc_head, a.h});
+  b.rms_norm({a.h, w.norm, a.h});
+  b.logits({a.h, w.output, a.logits});
+}
+
+/// What a batch looks like to everybody: rows as arrays, and one Part per sequence.
+struct Part {
+  Sequence* sequence;
+  int first_row;
+  int rows;
+};
+struct Rows {
+  std::vector<std::int32_t> tokens;
+  std::vector<std::int32_t> positions;
+  std::vector<std::int32_t> wanted;
+  std::vector<Part> parts;
+};
+
+Result<Rows> arrange(std::span<const BatchRow> batch, const ModelShape& shape, const ModelOptions& options) {
+  const auto refuse = [](std::string message) { return Error{ErrorCode::kFailure, std::move(message)}; };
+  if (batch.empty() || batch.size() > static_cast<std::size_t>(options.max_rows))
+    return refuse(cat("batch: expected 1..", options.max_rows, " rows, found ", batch.size()));
+  Rows rows;
+  for (const BatchRow& row : batch) {
+    DS4_CHECK(row.sequence != nullptr);
+    const int r = static_cast<int>(rows.tokens.size());
+    if (rows.parts.empty() || rows.parts.back().sequence != row.sequence) {
+      for (const Part& part : rows.parts)
+        if (part.sequence == row.sequence) return refuse(cat("batch row ", r, ": the rows of a sequence must be consecutive"));
+      rows.parts.push_back({row.sequence, r, 0});
+    }
+    Part& part = rows.parts.back();
+    if (row.token < 0 || row.token >= shape.dims.vocab)
+      return refuse(cat("batch row ", r, ": expected a token in 0..", shape.dims.vocab - 1, ", found ", row.token));
+    if (row.position != part.sequence->length() + part.rows)
+      return refuse(cat("batch row ", r, ": expected position ", part.sequence->length() + part.rows, ", found ", row.position));
+    if (row.position >= options.context)
+      return refuse(cat("batch row ", r, ": position ", row.position, " is beyond the context of ", options.context, " tokens"));
+    ++part.rows;
+    rows.tokens.push_back(row.token);
+    rows.positions.push_back(static_cast<std::int32_t>(row.position));
+    if (row.wants_logits) rows.wanted.push_back(r);
+  }
+  if (rows.wanted.size() > static_cast<std::size_t>(options.max_logit_rows))
+    return refuse(cat("batch: expected at most ", options.max_logit_rows, " rows that want logits, found ", rows.wanted.size()));
+  return rows;
+}
+
+/// Copies of the tails that a long segment overwrites while it runs (its ring rows replace the ones it started from):
+/// put back unless the step is committed. Short segments fit into the slack of the rings and need none.
+class TailGuard {
+ public:
+  TailGuard() = default;
+  TailGuard(const TailGuard&) = delete;
+  TailGuard& operator=(const TailGuard&) = delete;
+  ~TailGuard() {
+    for (const Copy& copy : copies_) {
+      if (!committed_) copy.backend->copy_tail(copy.tail, copy.saved);
+      copy.backend->free_tail(copy.saved);
+    }
+  }
+  Status protect(Backend& backend, std::int32_t tail) {
+    DS4_ASSIGN_OR_RETURN(const std::int32_t saved, backend.new_tail());
+    backend.copy_tail(saved, tail);
+    copies_.push_back({&backend, tail, saved});
+    return {};
+  }
+  void commit() { committed_ = true; }
+
+ private:
+  struct Copy {
+    Backend* backend;
+    std::int32_t tail;
+    std::int32_t saved;
+  };
+  std::vector<Copy> copies_;
+  bool committed_ = false;
+};
+
+/// Pages for the tokens [from, to) that this sequence alone may write.
+Status reserve_pages(PagePool& pool, std::vector<std::int32_t>& pages, std::int64_t from, std::int64_t to) {
+  for (auto i = static_cast<std::size_t>(from / kPageTokens); i <= static_cast<std::size_t>((to - 1) / kPageTokens); ++i) {
+    if (i < pages.size()) {
+      DS4_ASSIGN_OR_RETURN(pages[i], pool.make_writable(pages[i]));
+    } else {
+      DS4_ASSIGN_OR_RETURN(const std::int32_t page, pool.take());
+      pages.push_back(page);
+    }
+  }
+  return {};
+}
+
+Error cancelled() { return Error{ErrorCode::kCancelled, "cancelled"}; }
+
+}  // namespace
+
+Status Model::forward(std::span<const BatchRow> batch, std::span<float> logits, const ForwardOptions& options) {
+  Impl& m = *impl_;
+  DS4_ASSIGN_OR_RETURN(const Rows rows, arrange(batch, m.shape, m.options));
+  DS4_CHECK(logits.size() == rows.wanted.size() * static_cast<std::size_t>(m.shape.dims.vocab));
+  const auto count = static_cast<std::int64_t>(rows.tokens.size());
+
+  TailGuard guard;
+  std::vector<std::vector<Segment>> segments(m.devices.size());
+  std::vector<Activations> activations;
+  for (std::size_t d = 0; d < m.devices.size(); ++d) {
+    Device& device = *m.devices[d];
+    for (const Part& part : rows.parts) {
+      Sequence& s = *part.sequence;
+      DS4_RETURN_IF_ERROR(reserve_pages(device.pages, s.pages_[d], s.length_, s.length_ + part.rows));
+      if (part.rows > kRewindSlack) DS4_RETURN_IF_ERROR(guard.protect(*device.backend, s.tails_[d]));
+      segments[d].push_back({part.first_row, part.rows, s.length_, s.tails_[d], s.pages_[d]});
+    }
+    device.backend->begin({static_cast<int>(count), rows.tokens, rows.positions, segments[d], rows.wanted});
+    activations.push_back(for_rows(device.buffers, count, static_cast<std::int64_t>(rows.wanted.size())));
+  }
+  // Even a step that fails or is cancelled may have written ring entries of these positions.
+  for (const Part& part : rows.parts)
+    if (part.rows <= kRewindSlack) part.sequence->written_ = std::max(part.sequence->written_, part.sequence->length_ + part.rows);
+
+  const std::size_t layers = m.shape.layers.size();
+  m.device_of(0).backend->embed({m.weights.embedding, activations[static_cast<std::size_t>(m.layer_device[0])].streams});
+  for (std::size_t layer = 0; layer < layers; ++layer) {
+    if (options.cancel != nullptr && options.cancel->load(std::memory_order_relaxed)) return cancelled();
+    const auto here = static_cast<std::size_t>(m.layer_device[layer]);
+    Device& device = *m.devices[here];
+    Activations& a = activations[here];
+    const std::size_t bytes = static_cast<std::size_t>(a.streams.rows * a.streams.cols) * sizeof(float);
+    if (layer > 0 && m.layer_device[layer - 1] != m.layer_device[layer]) {  // the streams change device
+      const auto there = static_cast<std::size_t>(m.layer_device[layer - 1]);
+      m.stream_copy.resize(bytes / sizeof(float));
+      DS4_RETURN_IF_ERROR(m.devices[there]->backend->download(m.stream_copy.data(), activations[there].streams.data, bytes));
+      device.backend->upload(a.streams.data, m.stream_copy.data(), bytes);
+    }
+    const LayerShape& shape = m.shape.layers[layer];
+    transformer_layer(*device.backend, m.weights.layers[layer], shape, static_cast<int>(layer), a,
+                      shape.ratio == 0 ? device.rope_plain : device.rope_yarn);
+    for (const StreamTap& tap : options.taps) {
+      if (tap.layer != static_cast<int>(layer)) continue;
+      DS4_CHECK(tap.streams.size_bytes() == bytes);
+      DS4_RETURN_IF_ERROR(device.backend->download(tap.streams.data(), a.streams.data, bytes));
+    }
+    if (options.progress) options.progress(static_cast<int>(layer) + 1);
+  }
+
+  const auto last = static_cast<std::size_t>(m.layer_device[layers - 1]);
+  if (!rows.wanted.empty()) {
+    head(*m.devices[last]->backend, m.weights, activations[last]);
+    DS4_RETURN_IF_ERROR(m.devices[last]->backend->download(logits.data(), activations[last].logits.data, logits.size_bytes()));
+    for (std::size_t i = 0; i < logits.size(); ++i)
+      if (!std::isfinite(logits[i]))
+        return Error{ErrorCode::kNoDevice, cat("logit ", i % static_cast<std::size_t>(m.shape.dims.vocab), " at position ",
+                                               rows.positions[static_cast<std::size_t>(rows.wanted[i / static_cast<std::size_t>(m.shape.dims.vocab)])],
+                                               ": expected a finite number, found ", logits[i])};
+  }
+  for (auto& device : m.devices) DS4_RETURN_IF_ERROR(device->backend->wait());
+
+  guard.commit();
+  for (const Part& part : rows.parts) {
+    part.sequence->length_ += part.rows;
+    part.sequence->written_ = std::max(part.sequence->written_, part.sequence->length_);
+  }
+  return {};
+}
+
+}  // namespace ds4
