@@ -8,6 +8,8 @@
 #include <optional>
 #include <string>
 
+#include "base/text.h"
+
 namespace ds4 {
 namespace {
 
@@ -108,7 +110,7 @@ TEST(PieceEncoder, WorkIsLinearInThePiece) {
   }
   merges.add(0, 1);
   for (std::string text = "ab"; text.size() <= 40; text += "b") merges.add(merges.id_of(text), 1);  // a chain to the right
-  for (std::string text = "b"; text.size() <= 40; text.insert(0, "b")) merges.add(1, merges.id_of(text));  // and to the left
+  for (std::string text = "b"; text.size() <= 40; text = cat("b", text)) merges.add(1, merges.id_of(text));  // and to the left
   const MergeTable table = merges.table();
   const std::size_t count = 1 << 18;
   std::uint32_t random = 1;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/text.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
@@ -90,7 +91,7 @@ bool comparable(std::int32_t code) {
   if ((code >= 0xD800 && code <= 0xDFFF) || code == 0x180E) return false;
   if (utf8proc_category(code) == UTF8PROC_CATEGORY_CN) return true;
   Pieces pieces;
-  kUnassigned.isolate("x" + utf8(code), pieces);
+  kUnassigned.isolate(cat("x", utf8(code)), pieces);
   return pieces.size() == 1;  // unassigned there, assigned here: newer than that library
 }
 
@@ -104,7 +105,7 @@ TEST(Split, EveryCodePointInContext) {
     if (!comparable(code)) continue;
     ++checked;
     const std::string c = utf8(code);
-    batch += "a" + c + "b " + c + "1  " + c + " " + c + c + "." + c + "\n\u4F60" + c + "~";
+    batch += cat("a", c, "b ", c, "1  ", c, " ", c, c, ".", c, "\n\u4F60", c, "~");
     if (batch.size() < 4096 && code < 0x10FF00) continue;
     ASSERT_EQ(split(batch), oracle(batch)) << "up to U+" << std::hex << code;
     batch.clear();
