@@ -121,6 +121,7 @@ TEST(Render, DroppingForgetsOldDeveloperMessagesAndReasoning) {
   EXPECT_EQ(rendered(conversation, kThinking), expand("B A1 E U U2 A <think> R2 </think> A2 E"));
   EXPECT_EQ(rendered(conversation, kThinking, false),
             expand("B U D1 A <think> R1 </think> A1 E U U2 A <think> R2 </think> A2 E"));
+  EXPECT_EQ(rendered({text_message(Role::kDeveloper, "D1")}, kThinking), expand("B U D1 A <think>"));
   EXPECT_EQ(rendered(conversation, kChat), expand("B U D1 A </think> A1 E U U2 A </think> A2 E"));
 }
 

@@ -16,14 +16,18 @@ ToolBlock::ToolBlock(Spelling spelling, std::string opening, int first_index, st
 std::size_t ToolBlock::feed(std::string_view bytes, std::vector<Event>& events) {
   std::size_t taken = 0;
   while (outcome_ == Outcome::kOpen && taken < bytes.size()) {
-    if (raw_.size() >= max_bytes_) {
+    const std::size_t room = max_bytes_ - std::min(raw_.size(), max_bytes_);
+    const std::size_t run = value_run(bytes.substr(taken, room), events);
+    taken += run;
+    if (run > 0) continue;
+    const char c = bytes[taken];
+    // A character that began within the limit may end behind it, so that failing never cuts one in two.
+    const bool continues = (static_cast<unsigned char>(c) & 0xC0) == 0x80 && raw_.size() < max_bytes_ + 3;
+    if (room == 0 && !continues) {
       fail();
       break;
     }
-    const std::size_t run = value_run(bytes.substr(taken, max_bytes_ - raw_.size()), events);
-    taken += run;
-    if (run > 0) continue;
-    const char c = bytes[taken++];
+    ++taken;
     raw_ += c;
     step(c, events);
   }
