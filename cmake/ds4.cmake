@@ -91,6 +91,7 @@ function(ds4_library name)
     add_executable(${name}_test ${tests})
     target_link_libraries(${name}_test PRIVATE ds4_${name} ${ARG_LINK} GTest::gtest GTest::gmock GTest::gtest_main)
     target_compile_definitions(${name}_test PRIVATE DS4_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+    target_compile_options(${name}_test PRIVATE -O1)  # of the tests themselves: they compile twice as fast
     if(EXISTS ${CMAKE_SOURCE_DIR}/src/${name}/tests.cmake)
       include(${CMAKE_SOURCE_DIR}/src/${name}/tests.cmake)  # extra libraries of the tests
     endif()
