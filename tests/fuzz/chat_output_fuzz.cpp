@@ -18,12 +18,14 @@ using ds4::chat::OutputOptions;
 using ds4::chat::OutputParser;
 
 /// `longest`: of a piece; 0 for one piece.
-std::vector<Event> parse(std::string_view output, const OutputOptions& options, std::size_t longest, std::uint32_t seed) {
+std::vector<Event> parse(std::string_view output, const OutputOptions& options, std::size_t longest,
+                         std::uint32_t seed) {
   OutputParser parser(options);
   std::vector<Event> events;
   while (!output.empty()) {
     seed = seed * 1664525u + 1013904223u;
-    const std::size_t size = longest == 0 ? output.size() : std::min<std::size_t>(output.size(), 1 + (seed >> 16) % longest);
+    const std::size_t size =
+        longest == 0 ? output.size() : std::min<std::size_t>(output.size(), 1 + (seed >> 16) % longest);
     for (Event& event : parser.feed(output.substr(0, size))) events.push_back(std::move(event));
     DS4_CHECK(!(parser.inside_tool_structure() && parser.inside_tool_value()));
     output.remove_prefix(size);
