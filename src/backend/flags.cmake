@@ -3,7 +3,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set_source_files_properties(src/backend/cpu/table_avx2.cpp PROPERTIES COMPILE_OPTIONS "-mavx2;-mfma;-mf16c")
   set(ds4_avx512 -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-    list(APPEND ds4_avx512 -Wno-maybe-uninitialized)  # the intrinsics of gcc 12 name undefined vectors on purpose
+    list(APPEND ds4_avx512 -Wno-maybe-uninitialized -Wno-uninitialized)  # the intrinsics of gcc 12 name undefined vectors on purpose
   endif()
   set_source_files_properties(src/backend/cpu/table_avx512.cpp PROPERTIES COMPILE_OPTIONS "${ds4_avx512}")
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")

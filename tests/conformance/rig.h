@@ -1,0 +1,81 @@
+// A backend under test with the memory it computes in: inputs go up, outputs start poisoned and come down.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "backend/backend.h"
+#include "random_data.h"
+
+namespace ds4::conformance {
+
+/// Dims with a name, and the weight formats that fit them.
+struct Shape {
+  std::string name;
+  Dims dims;
+  std::vector<DType> types;
+  std::vector<int> rows;  // batch sizes worth trying
+};
+std::vector<Shape> all_shapes();
+
+class Rig {
+ public:
+  /// `max_rows` bounds the batches; three layers, with ratio 0, 4 and 128.
+  static Result<std::unique_ptr<Rig>> create(const BackendOptions& options, const Shape& shape, KvFormat format,
+                                             int max_rows, std::int64_t max_context);
+
+  Backend& backend() { return *backend_; }
+  const Shape& shape() const { return shape_; }
+  const Dims& dims() const { return shape_.dims; }
+  const BackendConfig& config() const { return config_; }
+
+  Weight weight(const WeightData& data);
+  Tensor input(std::span<const float> values, std::int64_t rows);
+  IntTensor input(std::span<const std::int32_t> values, std::int64_t rows);
+  Tensor output(std::int64_t rows, std::int64_t cols);  // NaN everywhere
+  IntTensor int_output(std::int64_t rows, std::int64_t cols);
+  std::vector<float> read(const Tensor& tensor);
+  std::vector<std::int32_t> read(const IntTensor& tensor);
+  /// Forgets the tensors and weights handed out so far.
+  void clear();
+
+ private:
+  Rig(std::unique_ptr<Backend> backend, Shape shape) : backend_(std::move(backend)), shape_(std::move(shape)) {}
+  void* memory(std::size_t bytes);
+  std::unique_ptr<Backend> backend_;
+  Shape shape_;
+  BackendConfig config_;
+  std::vector<Buffer> buffers_;
+  std::unordered_map<const WeightData*, Weight> weights_;
+};
+
+/// One output of an op: rows that can be compared one by one.
+struct Output {
+  std::string name;
+  std::int64_t cols = 0;
+  std::vector<float> floats;
+  std::vector<std::int32_t> ints;
+};
+
+/// The largest difference, over the root mean square of what is expected. NaN counts as infinite.
+double distance(std::span<const float> expected, std::span<const float> found);
+
+/// Counts checks, prints failures.
+class Report {
+ public:
+  explicit Report(bool verbose) : verbose_(verbose) {}
+  void check(bool passed, const std::string& what, const std::string& detail);
+  int failures() const { return failures_; }
+  int checks() const { return checks_; }
+
+ private:
+  bool verbose_;
+  int checks_ = 0;
+  int failures_ = 0;
+};
+
+}  // namespace ds4::conformance
