@@ -69,7 +69,7 @@ TEST_P(Backends, DumpedLogitsAreTheGoldenOnes) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Backends, ::testing::Values("reference", "cpu"), [](const auto& info) { return std::string(info.param); });
+INSTANTIATE_TEST_SUITE_P(All, Backends, ::testing::Values("reference", "cpu"), [](const auto& backend) { return std::string(backend.param); });
 
 TEST(Ds4, TheSameSeedGivesTheSameAnswerAndTheSeedIsReported) {
   const std::string ids = tokens_file("seed.txt", first_tokens(20));
