@@ -136,6 +136,7 @@ function(ds4_programs)
     add_executable(${name} ${main})
     target_link_libraries(${name} PRIVATE ds4_cli ds4_convert ds4_engine ds4_chat)
     add_dependencies(programs ${name})
+    target_compile_definitions(${name} PRIVATE DS4_VERSION="${PROJECT_VERSION}")
   endforeach()
 endfunction()
 
