@@ -24,6 +24,7 @@ finish() {
   echo "$passed passed, $failed failed" | tee "$reports/summary"
 }
 trap finish EXIT
+trap 'fail interrupted; exit 1' INT TERM
 
 fail() {
   failed=$((failed + 1))
