@@ -67,7 +67,6 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("golden", type=pathlib.Path)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--fused", action="store_true", help="use the CUDA kernel for Sinkhorn")
     args = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False
     good = True
