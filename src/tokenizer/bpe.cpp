@@ -67,9 +67,8 @@ void PieceEncoder::encode_short(std::span<const TokenId> symbols, std::vector<To
   for (std::size_t at = 0; at < symbols.size(); ++at) symbols_[at].id = symbols[at];
   for (std::size_t at = 0; at < symbols.size(); ++at) look_up(at);
   while (true) {
-    const auto lowest = std::min_element(symbols_.begin(), symbols_.end(), [](const Symbol& a, const Symbol& b) {
-      return a.rule.rank < b.rule.rank;
-    });
+    const auto lowest = std::min_element(symbols_.begin(), symbols_.end(),
+                                         [](const Symbol& a, const Symbol& b) { return a.rule.rank < b.rule.rank; });
     if (lowest->rule.rank == kNone) break;
     const auto at = static_cast<std::size_t>(lowest - symbols_.begin());
     lowest->id = lowest->rule.result;
@@ -98,7 +97,6 @@ void PieceEncoder::close_lowest_bucket() {
   Bucket& bucket = buckets_[bucket_of_[rank]];
   bucket.positions.clear();
   bucket.taken = 0;
-  bucket.sorted = true;
   free_buckets_.push_back(bucket_of_[rank]);
   bucket_of_[rank] = kNone;
 }
@@ -109,10 +107,7 @@ void PieceEncoder::enter(std::uint32_t at) {
   const std::uint32_t rank = symbol.rule.rank;
   if (rank == kNone) return;
   if (bucket_of_[rank] == kNone) open_bucket(rank);
-  Bucket& bucket = buckets_[bucket_of_[rank]];
-  // Text is read and merged from left to right, so positions almost always arrive in order.
-  if (!bucket.positions.empty() && bucket.positions.back() > at) bucket.sorted = false;
-  bucket.positions.push_back(at);
+  buckets_[bucket_of_[rank]].positions.push_back(at);
 }
 
 void PieceEncoder::merge(std::uint32_t at) {
@@ -137,17 +132,14 @@ void PieceEncoder::encode_long(std::span<const TokenId> symbols, std::vector<Tok
   while (!open_ranks_.empty()) {
     const std::uint32_t rank = open_ranks_.front();
     Bucket& bucket = buckets_[bucket_of_[rank]];
-    // Sorted once for each bucket: when a pair of this rank is merged, every symbol that comes of it is longer than the
-    // two of the pair, so the bucket gets no new positions while it is being emptied.
-    if (!bucket.sorted) std::sort(bucket.positions.begin() + bucket.taken, bucket.positions.end());
-    bucket.sorted = true;
     if (bucket.taken == bucket.positions.size()) {
       close_lowest_bucket();
       continue;
     }
     ++work_;
     const std::uint32_t at = bucket.positions[bucket.taken++];
-    // A rank names one pair and the symbols of a position only grow, so an equal rank means that the pair is still there.
+    // A rank names one pair and the symbols of a position only grow, so an equal rank means that the pair is still
+    // there.
     if (symbols_[at].rule.rank == rank) merge(at);
   }
   for (std::uint32_t at = 0; at != kNone; at = symbols_[at].next) out.push_back(symbols_[at].id);

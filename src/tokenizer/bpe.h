@@ -42,6 +42,10 @@ class MergeTable {
 /// Words are short: their lowest rank is found by looking at all pairs. Long pieces (a run of a million spaces, a text
 /// without a single cut) keep the positions of all pairs in one bucket for each rank, and a heap of the ranks that have
 /// one: n symbols need at most 3n lookups and O(n log n) time, whatever the text is.
+///
+/// A bucket is in order without sorting. Every occurrence of a token comes of the same merges, since the merges inside
+/// its text do not depend on what is around it; they run from left to right, so the occurrences of a pair appear from
+/// left to right too. This needs tokens to be distinct texts, which Vocabulary ensures.
 class PieceEncoder {
  public:
   explicit PieceEncoder(const MergeTable& merges) : merges_(merges) {}
@@ -61,7 +65,6 @@ class PieceEncoder {
   struct Bucket {
     std::vector<std::uint32_t> positions;  // of pairs of one rank; those before `taken` are done
     std::size_t taken = 0;
-    bool sorted = true;
   };
   MergeRule rule_of(TokenId left, TokenId right);
   void encode_short(std::span<const TokenId> symbols, std::vector<TokenId>& out);
@@ -73,11 +76,11 @@ class PieceEncoder {
   void close_lowest_bucket();
 
   const MergeTable& merges_;
-  std::vector<Symbol> symbols_;             // of the piece; a linked list in long ones
-  std::vector<std::uint32_t> bucket_of_;    // by rank; kNone: none is open
+  std::vector<Symbol> symbols_;           // of the piece; a linked list in long ones
+  std::vector<std::uint32_t> bucket_of_;  // by rank; kNone: none is open
   std::vector<Bucket> buckets_;
   std::vector<std::uint32_t> free_buckets_;
-  std::vector<std::uint32_t> open_ranks_;   // a heap, the lowest first
+  std::vector<std::uint32_t> open_ranks_;  // a heap, the lowest first
   std::uint64_t work_ = 0;
 };
 

@@ -109,14 +109,19 @@ TEST(PieceEncoder, WorkIsLinearInThePiece) {
     merges.add(merges.id_of(text), merges.id_of(text));
   }
   merges.add(0, 1);
-  for (std::string text = "ab"; text.size() <= 40; text += "b") merges.add(merges.id_of(text), 1);  // a chain to the right
-  for (std::string text = "b"; text.size() <= 40; text = cat("b", text)) merges.add(1, merges.id_of(text));  // and to the left
+  for (std::string text = "ab"; text.size() <= 40; text += "b")
+    merges.add(merges.id_of(text), 1);  // a chain to the right
+  for (std::string text = "b"; text.size() <= 40; text = cat("b", text))
+    merges.add(1, merges.id_of(text));  // and to the left
   const MergeTable table = merges.table();
   const std::size_t count = 1 << 18;
   std::uint32_t random = 1;
   const std::vector<std::function<TokenId(std::size_t)>> shapes = {
-      [](std::size_t) { return 0; }, [](std::size_t) { return 1; }, [](std::size_t i) { return i % 2 == 0 ? 0 : 1; },
-      [](std::size_t i) { return i % 41 == 0 ? 0 : 1; }, [](std::size_t i) { return i % 41 == 40 ? 0 : 1; },
+      [](std::size_t) { return 0; },
+      [](std::size_t) { return 1; },
+      [](std::size_t i) { return i % 2 == 0 ? 0 : 1; },
+      [](std::size_t i) { return i % 41 == 0 ? 0 : 1; },
+      [](std::size_t i) { return i % 41 == 40 ? 0 : 1; },
       [&](std::size_t) { return static_cast<TokenId>((random = random * 1103515245 + 12345) >> 16 & 1); }};
   for (const auto& shape : shapes) {
     Ids symbols(count);

@@ -48,8 +48,8 @@ class Regex {
   void isolate(const std::string& text, Pieces& out) const {
     std::size_t done = 0;
     while (done < text.size()) {
-      const int found = pcre2_match(code_, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), done, PCRE2_NO_UTF_CHECK,
-                                    match_, nullptr);
+      const int found = pcre2_match(code_, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), done,
+                                    PCRE2_NO_UTF_CHECK, match_, nullptr);
       if (found < 0) break;
       const PCRE2_SIZE* range = pcre2_get_ovector_pointer(match_);
       if (range[0] > done) out.push_back(text.substr(done, range[0] - done));
@@ -65,11 +65,11 @@ class Regex {
 };
 
 Pieces oracle(const std::string& text) {
-  static const Regex kStages[] = {
-      Regex("\\p{N}{1,3}"), Regex("[\\x{4E00}-\\x{9FA5}\\x{3040}-\\x{309F}\\x{30A0}-\\x{30FF}]+"),
-      Regex("[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+"
-            "|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
-            "| ?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+")};
+  static const Regex kStages[] = {Regex("\\p{N}{1,3}"),
+                                  Regex("[\\x{4E00}-\\x{9FA5}\\x{3040}-\\x{309F}\\x{30A0}-\\x{30FF}]+"),
+                                  Regex("[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+"
+                                        "|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
+                                        "| ?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+")};
   Pieces pieces = {text};
   for (const Regex& stage : kStages) {
     Pieces next;
@@ -115,11 +115,76 @@ TEST(Split, EveryCodePointInContext) {
 }
 
 rc::Gen<std::string> nasty_text() {
-  static const std::vector<std::string> kAlphabet = {
-      " ", " ", "  ", "\n", "\r", "\r\n", "\t", "\v", "\f", "\u0085", "\u00A0", "\u3000", "\u2003", "\u2028", "\uFEFF", "\u200B", "\u200D",
-      "a", "Z", "é", "ß", "\u0301", "\u0903", "\u20DD", "'", "!", "-", "_", "$", "`", "~", "<", "|", "，", "。", "“", "—", "…", "€", "+", "｜", "▁",
-      "0", "9", "٣", "Ⅷ", "½", "〇", "1234", "你", "\u9FA5", "\u9FA6", "々", "あ", "ゟ", "゠", "カ", "ー", "・", "゛", "\u3099", "\u3040", "\uE000", "😀", "🏽",
-      "🇩", std::string("\0", 1), "\x1C", "\x7F", "\u00AD"};
+  static const std::vector<std::string> kAlphabet = {" ",
+                                                     " ",
+                                                     "  ",
+                                                     "\n",
+                                                     "\r",
+                                                     "\r\n",
+                                                     "\t",
+                                                     "\v",
+                                                     "\f",
+                                                     "\u0085",
+                                                     "\u00A0",
+                                                     "\u3000",
+                                                     "\u2003",
+                                                     "\u2028",
+                                                     "\uFEFF",
+                                                     "\u200B",
+                                                     "\u200D",
+                                                     "a",
+                                                     "Z",
+                                                     "é",
+                                                     "ß",
+                                                     "\u0301",
+                                                     "\u0903",
+                                                     "\u20DD",
+                                                     "'",
+                                                     "!",
+                                                     "-",
+                                                     "_",
+                                                     "$",
+                                                     "`",
+                                                     "~",
+                                                     "<",
+                                                     "|",
+                                                     "，",
+                                                     "。",
+                                                     "“",
+                                                     "—",
+                                                     "…",
+                                                     "€",
+                                                     "+",
+                                                     "｜",
+                                                     "▁",
+                                                     "0",
+                                                     "9",
+                                                     "٣",
+                                                     "Ⅷ",
+                                                     "½",
+                                                     "〇",
+                                                     "1234",
+                                                     "你",
+                                                     "\u9FA5",
+                                                     "\u9FA6",
+                                                     "々",
+                                                     "あ",
+                                                     "ゟ",
+                                                     "゠",
+                                                     "カ",
+                                                     "ー",
+                                                     "・",
+                                                     "゛",
+                                                     "\u3099",
+                                                     "\u3040",
+                                                     "\uE000",
+                                                     "😀",
+                                                     "🏽",
+                                                     "🇩",
+                                                     std::string("\0", 1),
+                                                     "\x1C",
+                                                     "\x7F",
+                                                     "\u00AD"};
   return rc::gen::map(rc::gen::container<std::vector<std::string>>(rc::gen::elementOf(kAlphabet)),
                       [](const std::vector<std::string>& parts) {
                         std::string out;
@@ -138,7 +203,8 @@ TEST(Split, RandomTextAgreesWithTheRegexes) {
 
 /// All texts of up to four units from one representative of each kind that the rules can tell apart.
 TEST(Split, EveryShortTextAgreesWithTheRegexes) {
-  const std::vector<std::string> kinds = {"a", "é", "\u0301", "7", "!", "，", " ", "\u00A0", "\n", "\r", "\u200B", "你", "・", "\u3040"};
+  const std::vector<std::string> kinds = {"a",      "é",  "\u0301", "7",      "!",  "，", " ",
+                                          "\u00A0", "\n", "\r",     "\u200B", "你", "・", "\u3040"};
   std::function<void(const std::string&, int)> extend = [&](const std::string& text, int left) {
     ASSERT_EQ(split(text), oracle(text));
     if (left == 0) return;
@@ -149,11 +215,20 @@ TEST(Split, EveryShortTextAgreesWithTheRegexes) {
 
 TEST(Split, InvalidBytesHaveNoProperty) {
   EXPECT_EQ(split("\xFF\xFE"), Pieces({"\xFF\xFE"}));
-  EXPECT_EQ(split("\xFF" "ab"), Pieces({"\xFF" "ab"}));                // the optional prefix of rule b
-  EXPECT_EQ(split("\xFF\xFF" "ab"), Pieces({"\xFF", "\xFF" "ab"}));
+  EXPECT_EQ(split("\xFF"
+                  "ab"),
+            Pieces({"\xFF"
+                    "ab"}));  // the optional prefix of rule b
+  EXPECT_EQ(split("\xFF\xFF"
+                  "ab"),
+            Pieces({"\xFF",
+                    "\xFF"
+                    "ab"}));
   EXPECT_EQ(split("ab\xE4\xBD"), Pieces({"ab", "\xE4\xBD"}));
-  EXPECT_EQ(split("  \xFF"), Pieces({" ", " ", "\xFF"}));              // it is not a space: (?!\S) fails before it
-  EXPECT_EQ(split("\xFF" "1\xFF!"), Pieces({"\xFF", "1", "\xFF", "!"}));
+  EXPECT_EQ(split("  \xFF"), Pieces({" ", " ", "\xFF"}));  // it is not a space: (?!\S) fails before it
+  EXPECT_EQ(split("\xFF"
+                  "1\xFF!"),
+            Pieces({"\xFF", "1", "\xFF", "!"}));
 }
 
 TEST(Split, PiecesAreTheTextForAnyBytes) {

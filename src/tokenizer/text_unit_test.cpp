@@ -9,10 +9,27 @@ namespace ds4 {
 namespace {
 
 TEST(TextUnit, InvalidBytesAreUnitsOfTheirOwn) {
-  const std::vector<std::string> bad = {
-      "\x80", "\xBF", "\xC0\x80", "\xC1\xBF", "\xC3", "\xC3(", "\xE0\x80\x80", "\xE0\x9F\xBF", "\xE4\xBD", "\xE4(\xA0",
-      "\xED\xA0\x80", "\xED\xBF\xBF", "\xF0\x80\x80\x80", "\xF0\x8F\xBF\xBF", "\xF0\x9F\x98", "\xF0\x9F(\x80", "\xF4\x90\x80\x80",
-      "\xF5\x80\x80\x80", "\xF8\x88\x80\x80\x80", "\xFE", "\xFF"};
+  const std::vector<std::string> bad = {"\x80",
+                                        "\xBF",
+                                        "\xC0\x80",
+                                        "\xC1\xBF",
+                                        "\xC3",
+                                        "\xC3(",
+                                        "\xE0\x80\x80",
+                                        "\xE0\x9F\xBF",
+                                        "\xE4\xBD",
+                                        "\xE4(\xA0",
+                                        "\xED\xA0\x80",
+                                        "\xED\xBF\xBF",
+                                        "\xF0\x80\x80\x80",
+                                        "\xF0\x8F\xBF\xBF",
+                                        "\xF0\x9F\x98",
+                                        "\xF0\x9F(\x80",
+                                        "\xF4\x90\x80\x80",
+                                        "\xF5\x80\x80\x80",
+                                        "\xF8\x88\x80\x80\x80",
+                                        "\xFE",
+                                        "\xFF"};
   for (const std::string& text : bad) {
     const TextUnit unit = text_unit_at(text, 0);
     EXPECT_EQ(unit.length, 1) << testing::PrintToString(text);

@@ -17,7 +17,8 @@ using testing::HasSubstr;
 struct TokenizerKeys {
   Tokenizer::Tables tables = testing_data::small_tables({"t h", "th e"}, {"<s>", "</s>"});
   std::map<std::string, std::string> strings = {{"tokenizer.ggml.model", "gpt2"}, {"tokenizer.ggml.pre", "joyai-llm"}};
-  std::map<std::string, std::uint32_t> ids = {{"tokenizer.ggml.bos_token_id", 258}, {"tokenizer.ggml.eos_token_id", 259}};
+  std::map<std::string, std::uint32_t> ids = {{"tokenizer.ggml.bos_token_id", 258},
+                                              {"tokenizer.ggml.eos_token_id", 259}};
   bool tokens = true, types = true, merges = true;
 
   Result<std::optional<Tokenizer>> open() const {
@@ -66,17 +67,23 @@ TEST(TokenizerGguf, RefusesWhatItCannotUse) {
     std::vector<const char*> message;
   };
   const std::vector<Bad> cases = {
-      {[](TokenizerKeys& k) { k.strings["tokenizer.ggml.pre"] = "deepseek-llm"; }, {"tokenizer.ggml.pre", "\"deepseek-llm\"", "\"joyai-llm\""}},
-      {[](TokenizerKeys& k) { k.strings["tokenizer.ggml.model"] = "llama"; }, {"tokenizer.ggml.model", "\"llama\"", "\"gpt2\""}},
+      {[](TokenizerKeys& k) { k.strings["tokenizer.ggml.pre"] = "deepseek-llm"; },
+       {"tokenizer.ggml.pre", "\"deepseek-llm\"", "\"joyai-llm\""}},
+      {[](TokenizerKeys& k) { k.strings["tokenizer.ggml.model"] = "llama"; },
+       {"tokenizer.ggml.model", "\"llama\"", "\"gpt2\""}},
       {[](TokenizerKeys& k) { k.strings.erase("tokenizer.ggml.pre"); }, {"tokenizer.ggml.pre", "no such key"}},
       {[](TokenizerKeys& k) { k.strings.erase("tokenizer.ggml.model"); }, {"tokenizer.ggml.model", "no such key"}},
       {[](TokenizerKeys& k) { k.types = false; }, {"tokenizer.ggml.token_type", "no such key"}},
       {[](TokenizerKeys& k) { k.merges = false; }, {"tokenizer.ggml.merges", "no such key"}},
-      {[](TokenizerKeys& k) { k.ids.erase("tokenizer.ggml.eos_token_id"); }, {"tokenizer.ggml.eos_token_id", "no such key"}},
-      {[](TokenizerKeys& k) { k.ids["tokenizer.ggml.bos_token_id"] = 260; }, {"tokenizer.ggml.bos_token_id", "byte", "260"}},
-      {[](TokenizerKeys& k) { k.ids["tokenizer.ggml.padding_token_id"] = UINT32_MAX; }, {"tokenizer.ggml.padding_token_id", "4294967295"}},
+      {[](TokenizerKeys& k) { k.ids.erase("tokenizer.ggml.eos_token_id"); },
+       {"tokenizer.ggml.eos_token_id", "no such key"}},
+      {[](TokenizerKeys& k) { k.ids["tokenizer.ggml.bos_token_id"] = 260; },
+       {"tokenizer.ggml.bos_token_id", "byte", "260"}},
+      {[](TokenizerKeys& k) { k.ids["tokenizer.ggml.padding_token_id"] = UINT32_MAX; },
+       {"tokenizer.ggml.padding_token_id", "4294967295"}},
       {[](TokenizerKeys& k) { k.tables.types.pop_back(); }, {"tokenizer.ggml.token_type", "byte", "260", "259"}},
-      {[](TokenizerKeys& k) { k.tables.tokens[257] = "th"; }, {"tokenizer.ggml.tokens", "byte", "token 257", "token 256"}},
+      {[](TokenizerKeys& k) { k.tables.tokens[257] = "th"; },
+       {"tokenizer.ggml.tokens", "byte", "token 257", "token 256"}},
       {[](TokenizerKeys& k) { k.tables.merges[0] = "tt h"; }, {"tokenizer.ggml.merges", "byte", "merge 0", "\"tt\""}},
   };
   for (const Bad& bad : cases) {

@@ -18,8 +18,10 @@ constexpr auto kTrusted = SegmentKind::kTrusted;
 constexpr auto kUntrusted = SegmentKind::kUntrusted;
 
 const std::vector<std::string>& specials() {
-  static const std::vector<std::string> kTexts = {"<｜User｜>", "<｜Assistant｜>", "<｜begin▁of▁sentence｜>", "｜DSML｜", "<think>",
-                                                  "</think>", "<a", "<ab", "<abcd", "b>"};
+  // "<a" lies before a token that begins with a high byte: what follows it in memory must not count.
+  static const std::vector<std::string> kTexts = {
+      "<｜User｜>", "<｜Assistant｜>", "<a",  "｜DSML｜", "<｜begin▁of▁sentence｜>",
+      "<think>",    "</think>",        "<ab", "<abcd",    "b>"};
   return kTexts;
 }
 
@@ -65,7 +67,8 @@ TEST(Tokenizer, AddedTokensEndARunOfThePreTokenizer) {
   // Alone, " hi" is one token; the two spaces before a marker stay with the text before it.
   const TokenId space_hi = tokenizer().encode_text(" hi", false).at(0);
   EXPECT_GE(space_hi, 256);
-  EXPECT_EQ(encode({{kUntrusted, "  "}, {kMarker, "<think>"}, {kUntrusted, " hi"}}), (Ids{' ', ' ', id("<think>"), space_hi}));
+  EXPECT_EQ(encode({{kUntrusted, "  "}, {kMarker, "<think>"}, {kUntrusted, " hi"}}),
+            (Ids{' ', ' ', id("<think>"), space_hi}));
   EXPECT_EQ(encode({{kTrusted, "  <think> hi"}}), (Ids{' ', ' ', id("<think>"), space_hi}));
 }
 
@@ -88,7 +91,8 @@ TEST(Tokenizer, OnlyWhollyTrustedTextYieldsAddedTokens) {
       EXPECT_FALSE(any_added(encode({{kUntrusted, special}})));
       EXPECT_FALSE(any_added(encode({{kUntrusted, head}, {kUntrusted, tail}})));
       // A shorter added token may lie in the trusted half; none may use a byte of the other.
-      for (const Prompt& half : {Prompt{{kTrusted, head}, {kUntrusted, tail}}, Prompt{{kUntrusted, head}, {kTrusted, tail}}}) {
+      for (const Prompt& half :
+           {Prompt{{kTrusted, head}, {kUntrusted, tail}}, Prompt{{kUntrusted, head}, {kTrusted, tail}}}) {
         const Ids ids = encode(half);
         EXPECT_EQ(std::count(ids.begin(), ids.end(), id(special)), 0) << special << " cut at " << cut;
       }
@@ -128,8 +132,10 @@ TEST(Tokenizer, SurvivesAMove) {
 
 /// Bytes that often spell specials, whole or in part.
 rc::Gen<std::string> text_near_specials() {
-  const auto word = rc::gen::oneOf(rc::gen::elementOf(specials()), rc::gen::element<std::string>("<", "｜", "\xEF", "\xBD\x9C", "User", "a", "b", "cd", ">", " "),
-                                   rc::gen::arbitrary<std::string>());
+  const auto word =
+      rc::gen::oneOf(rc::gen::elementOf(specials()),
+                     rc::gen::element<std::string>("<", "｜", "\xEF", "\xBD\x9C", "User", "a", "b", "cd", ">", " "),
+                     rc::gen::arbitrary<std::string>());
   return rc::gen::map(rc::gen::container<std::vector<std::string>>(word), [](const std::vector<std::string>& words) {
     std::string out;
     for (const std::string& text : words) out += text;
@@ -173,11 +179,14 @@ TEST(Tokenizer, MixedPromptsMatchOnlyInsideTrustedStretches) {
     std::vector<std::string> stretches(1);
     for (const auto& [trusted, text] : parts) {
       prompt.push_back({trusted ? kTrusted : kUntrusted, text});
-      if (trusted) stretches.back() += text;
-      else if (!text.empty()) stretches.emplace_back();
+      if (trusted)
+        stretches.back() += text;
+      else if (!text.empty())
+        stretches.emplace_back();
     }
     Ids expected;
-    for (const std::string& stretch : stretches) expected = concatenated(expected, tokenizer().encode_text(stretch, true));
+    for (const std::string& stretch : stretches)
+      expected = concatenated(expected, tokenizer().encode_text(stretch, true));
     Ids found = encode(prompt);
     const auto plain = [](TokenId token) { return !tokenizer().is_added(token); };
     std::erase_if(expected, plain);

@@ -10,8 +10,8 @@ namespace ds4 {
 namespace {
 
 using Tables = Tokenizer::Tables;
-using testing_data::small_tables;
 using testing::HasSubstr;
+using testing_data::small_tables;
 
 struct BadTables {
   const char* what;
@@ -76,10 +76,17 @@ TEST(Vocabulary, AMergeWithAnAbsentResultNeverApplies) {
   EXPECT_EQ(tokenizer.encode_text("the", false), (std::vector<TokenId>{'t', 256}));
 }
 
+TEST(Vocabulary, AddedTokensAreLiteralTextToo) {
+  const Tokenizer tokenizer = testing_data::must_build(small_tables({}, {"Ġé"}));  // not " \xE9"
+  EXPECT_EQ(tokenizer.encode_text("Ġé", true), std::vector<TokenId>{256});
+  EXPECT_EQ(tokenizer.token_bytes(256), "Ġé");
+}
+
 TEST(Vocabulary, UnusedTokensAreLiteralTextAndNeverProduced) {
   Tables tables = small_tables({"t h"}, {});
   tables.tokens.insert(tables.tokens.end(), {"[PAD 1]", "xy", "｜odd｜"});
-  tables.types.insert(tables.types.end(), {testing_data::kUnusedType, testing_data::kUnusedType, testing_data::kNormalType});
+  tables.types.insert(tables.types.end(),
+                      {testing_data::kUnusedType, testing_data::kUnusedType, testing_data::kNormalType});
   tables.merges.push_back("x y");  // its result is unused, so it cannot apply
   const Tokenizer tokenizer = testing_data::must_build(std::move(tables));
   EXPECT_EQ(tokenizer.token_bytes(257), "[PAD 1]");
