@@ -19,10 +19,8 @@ class TextRun {
     const std::size_t begin = text_.size();
     text_ += bytes;
     if (!trusted) return;
-    if (!trusted_.empty() && trusted_.back().end == begin)
-      trusted_.back().end = text_.size();
-    else
-      trusted_.push_back({begin, text_.size()});
+    if (!trusted_.empty() && trusted_.back().end == begin) trusted_.back().end = text_.size();
+    else trusted_.push_back({begin, text_.size()});
   }
   void clear() {
     text_.clear();

@@ -179,10 +179,8 @@ TEST(Tokenizer, MixedPromptsMatchOnlyInsideTrustedStretches) {
     std::vector<std::string> stretches(1);
     for (const auto& [trusted, text] : parts) {
       prompt.push_back({trusted ? kTrusted : kUntrusted, text});
-      if (trusted)
-        stretches.back() += text;
-      else if (!text.empty())
-        stretches.emplace_back();
+      if (trusted) stretches.back() += text;
+      else if (!text.empty()) stretches.emplace_back();
     }
     Ids expected;
     for (const std::string& stretch : stretches)

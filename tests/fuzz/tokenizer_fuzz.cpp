@@ -36,12 +36,9 @@ void change(Input& input, int kind, std::string_view payload) {
   payload.remove_prefix(1);
   auto& [tokens, types, merges, bos, eos] = input.tables;
   // From the end, where merged and added tokens are.
-  if (kind == 3)
-    tokens[tokens.size() - 1 - index] = payload;
-  else if (kind == 4)
-    types[types.size() - 1 - index] = payload.empty() ? 1 : static_cast<signed char>(payload[0]);
-  else
-    merges[index % merges.size()] = payload;
+  if (kind == 3) tokens[tokens.size() - 1 - index] = payload;
+  else if (kind == 4) types[types.size() - 1 - index] = payload.empty() ? 1 : static_cast<signed char>(payload[0]);
+  else merges[index % merges.size()] = payload;
 }
 
 Input parse(std::string_view data) {
@@ -51,10 +48,8 @@ Input parse(std::string_view data) {
     const std::size_t length = std::min<std::size_t>(static_cast<unsigned char>(data[1]), data.size() - 2);
     const std::string_view payload = data.substr(2, length);
     data.remove_prefix(2 + length);
-    if (kind < 3)
-      out.prompt.push_back({static_cast<SegmentKind>(kind), std::string(payload)});
-    else
-      change(out, kind, payload);
+    if (kind < 3) out.prompt.push_back({static_cast<SegmentKind>(kind), std::string(payload)});
+    else change(out, kind, payload);
   }
   return out;
 }
@@ -99,9 +94,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   check_prompt(kTokenizer, input.prompt);
   if (!input.changed_tables) return 0;
   const auto other = Tokenizer::from_tables(input.tables, "fuzz");
-  if (other.ok())
-    check_prompt(*other, input.prompt);
-  else
-    DS4_CHECK(is_printable_utf8(other.error().message));
+  if (other.ok()) check_prompt(*other, input.prompt);
+  else DS4_CHECK(is_printable_utf8(other.error().message));
   return 0;
 }
