@@ -68,7 +68,7 @@ std::size_t printable_length(std::string_view s) {
 
 bool is_printable_utf8(std::string_view raw) {
   while (!raw.empty()) {
-    const std::size_t length = printable_length(raw);
+    const std::size_t length = raw[0] >= 0x20 && raw[0] < 0x7F ? 1 : printable_length(raw);  // nearly always ASCII
     if (length == 0) return false;
     raw.remove_prefix(length);
   }

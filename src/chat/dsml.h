@@ -1,5 +1,5 @@
-// The tags of a tool block in the spellings that are read: with the marker token ("<｜DSML｜invoke"), with its first bar
-// lost ("<DSML｜invoke"), and plain ("<invoke"). Only the first is ever written.
+// The tags of a tool block in the spellings that are read: with the marker token ("<｜DSML｜invoke"), with its first
+// bar lost ("<DSML｜invoke"), and plain ("<invoke"). Only the first is ever written.
 #pragma once
 
 #include <array>

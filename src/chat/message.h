@@ -36,13 +36,13 @@ struct Message {
   Role role = Role::kUser;
   std::vector<ContentBlock> content;  // kToolResult and kExtractedUrl in user messages only
 
-  std::string reasoning;              // assistant
-  std::vector<ToolCall> tool_calls;   // assistant
-  std::string call_id;                // tool: the call it answers
-  std::vector<std::string> tools;     // system, developer: JSON text of each OpenAI `function` object
-  std::string response_format;        // system, developer: JSON text of a schema; empty for none
+  std::string reasoning;             // assistant
+  std::vector<ToolCall> tool_calls;  // assistant
+  std::string call_id;               // tool: the call it answers
+  std::vector<std::string> tools;    // system, developer: JSON text of each OpenAI `function` object
+  std::string response_format;       // system, developer: JSON text of a schema; empty for none
   std::optional<Task> task;
-  bool without_eos = false;           // assistant: the answer goes on, no end token behind it
+  bool without_eos = false;  // assistant: the answer goes on, no end token behind it
 };
 
 using Conversation = std::vector<Message>;

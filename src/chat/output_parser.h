@@ -22,9 +22,9 @@
 namespace ds4::chat {
 
 struct OutputOptions {
-  bool thinking = false;                      // the prompt ended with <think>; see opens_thinking()
-  bool tools = true;                          // without tools, nothing is a tool block
-  std::size_t max_block_bytes = 64 * 1024;    // a tool block that is longer fails
+  bool thinking = false;                    // the prompt ended with <think>; see opens_thinking()
+  bool tools = true;                        // without tools, nothing is a tool block
+  std::size_t max_block_bytes = 64 * 1024;  // a tool block that is longer fails
 };
 
 class OutputParser {
@@ -71,7 +71,7 @@ class OutputParser {
 
   OutputOptions options_;
   State state_;
-  State section_;          // kReasoning or kAnswer: where text goes, and where a failed block returns to
+  State section_;  // kReasoning or kAnswer: where text goes, and where a failed block returns to
   std::vector<Event> events_;
   std::optional<ToolBlock> block_;
   int next_index_ = 0;
@@ -82,10 +82,10 @@ class OutputParser {
   std::size_t candidate_count_ = 0;
   Utf8Gate gate_;
 
-  bool blank_ = true;        // nothing but white space in this section so far
-  bool line_start_ = true;   // the next byte begins a line
-  int fence_ticks_ = 0;      // back-quotes at the beginning of this line; -1 when it begins with something else
-  bool in_fence_ = false;    // inside a ``` fence of the answer
+  bool blank_ = true;       // nothing but white space in this section so far
+  bool line_start_ = true;  // the next byte begins a line
+  int fence_ticks_ = 0;     // back-quotes at the beginning of this line; -1 when it begins with something else
+  bool in_fence_ = false;   // inside a ``` fence of the answer
 };
 
 }  // namespace ds4::chat

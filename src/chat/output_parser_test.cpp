@@ -20,14 +20,28 @@ std::string told(std::string_view output, const OutputOptions& options = {}) {
   std::string out;
   for (const Event& event : parse(output, options)) {
     switch (event.kind) {
-      case Event::Kind::kReasoning: out += "R:" + event.text + "|"; break;
-      case Event::Kind::kText: out += "T:" + event.text + "|"; break;
-      case Event::Kind::kToolCallStart: out += std::to_string(event.index) + " " + event.text + "|"; break;
-      case Event::Kind::kToolArguments: break;
-      case Event::Kind::kToolCallEnd: out += event.text + "|"; break;
-      case Event::Kind::kToolBlockEnd: out += "block|"; break;
-      case Event::Kind::kToolBlockFailed: out += (event.reasoning ? "FAILED in R:" : "FAILED:") + event.text + "|"; break;
-      case Event::Kind::kEnd: break;
+      case Event::Kind::kReasoning:
+        out += "R:" + event.text + "|";
+        break;
+      case Event::Kind::kText:
+        out += "T:" + event.text + "|";
+        break;
+      case Event::Kind::kToolCallStart:
+        out += std::to_string(event.index) + " " + event.text + "|";
+        break;
+      case Event::Kind::kToolArguments:
+        break;
+      case Event::Kind::kToolCallEnd:
+        out += event.text + "|";
+        break;
+      case Event::Kind::kToolBlockEnd:
+        out += "block|";
+        break;
+      case Event::Kind::kToolBlockFailed:
+        out += (event.reasoning ? "FAILED in R:" : "FAILED:") + event.text + "|";
+        break;
+      case Event::Kind::kEnd:
+        break;
     }
   }
   return out;
@@ -84,7 +98,8 @@ TEST(OutputParser, Spellings) {
   EXPECT_EQ(told(plain(kCall)), whole);
   EXPECT_EQ(told("text\n" + plain(kCall)), "T:text|" + whole);
   EXPECT_EQ(told("<DSML｜tool_calls>" + kCall.substr(kCall.find('\n'))), whole) << "the marker's forms mix";
-  EXPECT_EQ(told(with_parameters(" <｜DSML｜parameter  string=\"true\"\n name=\"a\" >x</｜DSML｜parameter>\r\n")), whole);
+  EXPECT_EQ(told(with_parameters(" <｜DSML｜parameter  string=\"true\"\n name=\"a\" >x</｜DSML｜parameter>\r\n")),
+            whole);
   // A value ends with the spelling of its own tag only.
   EXPECT_EQ(told(with_parameters("<｜DSML｜parameter name=\"a\" string=\"true\"></parameter></DSML｜parameter>"
                                  "</｜DSML｜parameter>")),
@@ -127,7 +142,7 @@ TEST(OutputParser, BrokenBlocksAreTextWithAFlag) {
   };
   const std::string open = "<｜DSML｜tool_calls>\n", invoke = open + "<｜DSML｜invoke name=\"f\">\n";
   const std::string parameter = "<｜DSML｜parameter name=\"a\" string=\"true\">";
-  fails(open);                                                 // unterminated, at each place
+  fails(open);  // unterminated, at each place
   fails(open + "<｜DSML｜inv");
   fails(open + "<｜DSML｜invoke name=\"f");
   fails(invoke, "0 f|");
@@ -135,7 +150,7 @@ TEST(OutputParser, BrokenBlocksAreTextWithAFlag) {
   fails(invoke + parameter + "x</｜DSML｜param", "0 f|");
   fails(invoke + parameter + "x</｜DSML｜parameter>", "0 f|");
   fails(invoke + "</｜DSML｜invoke>\n", "0 f|{}|");
-  fails(invoke + parameter + "x</｜DSML｜parameter>" + parameter, "0 f|");     // a name twice
+  fails(invoke + parameter + "x</｜DSML｜parameter>" + parameter, "0 f|");  // a name twice
   fails(open + "<｜DSML｜invoke name=\"\">");
   fails(open + "<｜DSML｜invoke>");
   fails(open + "<｜DSML｜invoke name=\"f\" string=\"true\">");
@@ -251,10 +266,11 @@ TEST(OutputParser, TellsTheSamplerWhereItIs) {
 
 TEST(OutputParser, ManyParametersAndLargeValues) {
   std::string parameters;
-  for (int i = 0; i < 100'000; ++i) {
+  for (int i = 0; i < 20'000; ++i) {
     parameters += "<｜DSML｜parameter name=\"p" + std::to_string(i) + "\" string=\"false\">1</｜DSML｜parameter>\n";
   }
-  parameters += "<｜DSML｜parameter name=\"big\" string=\"true\">" + std::string(2'000'000, '<') + "</｜DSML｜parameter>\n";
+  parameters +=
+      "<｜DSML｜parameter name=\"big\" string=\"true\">" + std::string(200'000, '<') + "</｜DSML｜parameter>\n";
   const auto events = parse(with_parameters(parameters), {.max_block_bytes = 100'000'000});
   ASSERT_GE(events.size(), 3u);
   EXPECT_EQ(events[events.size() - 2].kind, Event::Kind::kToolBlockEnd);
@@ -272,7 +288,8 @@ TEST(OutputParser, ReadsWhatRenderWrites) {
   ASSERT_TRUE(prompt.ok());
   std::string text = prompt_text(*prompt);
   text.erase(0, text.find(wire::kThink) + wire::kThink.size());
-  EXPECT_EQ(told_thinking(text), "R:Need data.|T:Checking.|0 get_weather|" + first + "|1 g|" + second + "|2 h|{}|block|");
+  EXPECT_EQ(told_thinking(text),
+            "R:Need data.|T:Checking.|0 get_weather|" + first + "|1 g|" + second + "|2 h|{}|block|");
 }
 
 }  // namespace

@@ -45,8 +45,22 @@ TEST(PythonJson, PrintsAsPythonDoes) {
 TEST(PythonJson, RefusesWhatIsNoJson) {
   using std::string_view_literals::operator""sv;
   const std::string_view cases[] = {
-      "",         "{",      "[1,]",        "NaN",   "Infinity",    "1e999", "{'a':1}", "{\"a\":1,\"a\":2}",
-      "[1]x",     "\xEF\xBB\xBF[]", "1\0 2"sv, "\"\xff\"", "\"\\ud800\"", "\"\n\"", "01",      "// c\n1",
+      "",
+      "{",
+      "[1,]",
+      "NaN",
+      "Infinity",
+      "1e999",
+      "{'a':1}",
+      "{\"a\":1,\"a\":2}",
+      "[1]x",
+      "\xEF\xBB\xBF[]",
+      "1\0 2"sv,
+      "\"\xff\"",
+      "\"\\ud800\"",
+      "\"\n\"",
+      "01",
+      "// c\n1",
   };
   for (const std::string_view json : cases) EXPECT_FALSE(python_json(json).ok()) << json;
   const auto twice = python_json(R"({"a":{"k":1,"k":2}})");
@@ -66,7 +80,8 @@ TEST(PythonJson, SplitsTheOutermostObject) {
   const auto split = split_arguments(R"({"s":"a\nb","n":1.0,"o":{"u":"C","l":[1,2]},"e":"","z":null})");
   ASSERT_TRUE(split.ok());
   ASSERT_EQ(split->size(), 5u);
-  const char* expected[][2] = {{"s", "a\nb"}, {"n", "1.0"}, {"o", R"({"u": "C", "l": [1, 2]})"}, {"e", ""}, {"z", "null"}};
+  const char* expected[][2] = {
+      {"s", "a\nb"}, {"n", "1.0"}, {"o", R"({"u": "C", "l": [1, 2]})"}, {"e", ""}, {"z", "null"}};
   for (std::size_t i = 0; i < 5; ++i) {
     EXPECT_EQ((*split)[i].name, expected[i][0]);
     EXPECT_EQ((*split)[i].value, expected[i][1]);

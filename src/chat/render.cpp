@@ -19,12 +19,18 @@ using Kind = ContentBlock::Kind;
 
 std::string_view task_token(Task task) {
   switch (task) {
-    case Task::kAction: return wire::kAction;
-    case Task::kQuery: return wire::kQuery;
-    case Task::kAuthority: return wire::kAuthority;
-    case Task::kDomain: return wire::kDomain;
-    case Task::kTitle: return wire::kTitle;
-    case Task::kReadUrl: return wire::kReadUrl;
+    case Task::kAction:
+      return wire::kAction;
+    case Task::kQuery:
+      return wire::kQuery;
+    case Task::kAuthority:
+      return wire::kAuthority;
+    case Task::kDomain:
+      return wire::kDomain;
+    case Task::kTitle:
+      return wire::kTitle;
+    case Task::kReadUrl:
+      return wire::kReadUrl;
   }
   return {};
 }
@@ -74,8 +80,10 @@ class Renderer {
       case Role::kLatestReminder:
         out_.marker(wire::kLatestReminder);
         return plain_text(turn, "a reminder", false);
-      case Role::kAssistant: return assistant(i);
-      case Role::kTool: break;  // merge_turns leaves none
+      case Role::kAssistant:
+        return assistant(i);
+      case Role::kTool:
+        break;  // merge_turns leaves none
     }
     DS4_CHECK(turn.role != Role::kTool);
     return {};
@@ -86,8 +94,10 @@ class Renderer {
       if (block.kind != Kind::kText) {
         return Error{ErrorCode::kUsage, cat("the content of ", what, " message: expected text only")};
       }
-      if (trusted) out_.trusted(block.text);
-      else out_.untrusted(block.text);
+      if (trusted)
+        out_.trusted(block.text);
+      else
+        out_.untrusted(block.text);
     }
     return {};
   }
@@ -123,13 +133,19 @@ class Renderer {
       if (i > 0) out_.ours("\n\n");
       const ContentBlock& block = content[i];
       switch (block.kind) {
-        case Kind::kText: out_.untrusted(block.text); break;
-        case Kind::kUnsupported: unsupported(block); break;
+        case Kind::kText:
+          out_.untrusted(block.text);
+          break;
+        case Kind::kUnsupported:
+          unsupported(block);
+          break;
         case Kind::kExtractedUrl:
           out_.marker(wire::kExtractedUrl);
           out_.untrusted(block.text);
           break;
-        case Kind::kToolResult: DS4_RETURN_IF_ERROR(tool_result(block)); break;
+        case Kind::kToolResult:
+          DS4_RETURN_IF_ERROR(tool_result(block));
+          break;
       }
     }
     return {};
@@ -180,7 +196,8 @@ class Renderer {
       const ToolCall& call = tool_calls[i];
       if (call.name.empty() || !fits_attribute(call.name)) {
         return Error{ErrorCode::kUsage, cat("the name of a tool call: expected text without quotes and control bytes, "
-                                            "found \"", escaped(call.name), "\"")};
+                                            "found \"",
+                                            escaped(call.name), "\"")};
       }
       if (i > 0) out_.ours("\n");
       out_.ours("<｜DSML｜invoke name=\"");

@@ -11,12 +11,51 @@ namespace {
 
 /// Every special string, halves of them, tags, look-alikes, and ordinary text.
 rc::Gen<std::string> hostile_text() {
-  static const std::vector<std::string> kPieces = {
-      "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", "<｜latest_reminder｜>",
-      "<｜extracted_url｜>", "<｜action｜>", "<｜query｜>", "<｜title｜>", "<think>", "</think>", "｜DSML｜", "<dsml:",
-      "</dsml:", "<|EOT|>", "<｜image｜>", "<|User|>", "＜｜User｜＞", "<th", "ink>", "</th", "<｜", "｜>", "<", ">", "｜",
-      "DSML", "</tool_result>", "<tool_result>", "</tool_", "result>", "\n\n", "\n\n<｜DSML｜tool_calls>\n",
-      "</｜DSML｜parameter>", "&lt;", "\"", "\\", " ", "a", "ü", "\xF0\x9F", "\xFF", "{", "}", "plain words"};
+  static const std::vector<std::string> kPieces = {"<｜begin▁of▁sentence｜>",
+                                                   "<｜end▁of▁sentence｜>",
+                                                   "<｜User｜>",
+                                                   "<｜Assistant｜>",
+                                                   "<｜latest_reminder｜>",
+                                                   "<｜extracted_url｜>",
+                                                   "<｜action｜>",
+                                                   "<｜query｜>",
+                                                   "<｜title｜>",
+                                                   "<think>",
+                                                   "</think>",
+                                                   "｜DSML｜",
+                                                   "<dsml:",
+                                                   "</dsml:",
+                                                   "<|EOT|>",
+                                                   "<｜image｜>",
+                                                   "<|User|>",
+                                                   "＜｜User｜＞",
+                                                   "<th",
+                                                   "ink>",
+                                                   "</th",
+                                                   "<｜",
+                                                   "｜>",
+                                                   "<",
+                                                   ">",
+                                                   "｜",
+                                                   "DSML",
+                                                   "</tool_result>",
+                                                   "<tool_result>",
+                                                   "</tool_",
+                                                   "result>",
+                                                   "\n\n",
+                                                   "\n\n<｜DSML｜tool_calls>\n",
+                                                   "</｜DSML｜parameter>",
+                                                   "&lt;",
+                                                   "\"",
+                                                   "\\",
+                                                   " ",
+                                                   "a",
+                                                   "ü",
+                                                   "\xF0\x9F",
+                                                   "\xFF",
+                                                   "{",
+                                                   "}",
+                                                   "plain words"};
   return rc::gen::map(rc::gen::container<std::vector<std::string>>(rc::gen::elementOf(kPieces)),
                       [](const std::vector<std::string>& pieces) {
                         std::string text;
@@ -30,8 +69,8 @@ template <typename Fill>
 Conversation conversation_of(const std::vector<int>& shape, const Fill& fill) {
   Conversation conversation;
   for (const int kind : shape) {
-    static constexpr Role kRoles[] = {Role::kSystem, Role::kUser,      Role::kTool,
-                                      Role::kAssistant, Role::kAssistant, Role::kLatestReminder, Role::kDeveloper};
+    static constexpr Role kRoles[] = {Role::kSystem,    Role::kUser,           Role::kTool,     Role::kAssistant,
+                                      Role::kAssistant, Role::kLatestReminder, Role::kDeveloper};
     Message message = text_message(kRoles[kind], fill());
     if (message.role == Role::kAssistant) message.reasoning = fill();
     if (kind == 4) message.tool_calls = {{"a", "f", fill()}, {"b", "g", fill()}};
@@ -46,8 +85,10 @@ std::vector<PromptSegment> structure(const Prompt& prompt) {
   for (const PromptSegment& segment : prompt) {
     if (segment.kind == SegmentKind::kUntrusted) continue;
     const bool joins = !kept.empty() && segment.kind == SegmentKind::kTrusted && kept.back().kind == segment.kind;
-    if (joins) kept.back().bytes += segment.bytes;
-    else kept.push_back(segment);
+    if (joins)
+      kept.back().bytes += segment.bytes;
+    else
+      kept.push_back(segment);
   }
   return kept;
 }
@@ -73,7 +114,8 @@ RC_GTEST_PROP(RenderProperty, JsonNeverBecomesStructure, ()) {
     return conversation;
   };
   const auto in_json = [](std::string text) {
-    std::erase_if(text, [](char c) { return c == '"' || c == '\\' || c == '\n' || c == '\xFF' || c == '\xF0' || c == '\x9F'; });
+    std::erase_if(
+        text, [](char c) { return c == '"' || c == '\\' || c == '\n' || c == '\xFF' || c == '\xF0' || c == '\x9F'; });
     return text;
   };
   const auto hostile = render(conversation_with(in_json(*hostile_text()), in_json(*hostile_text())), {});
@@ -91,10 +133,12 @@ struct ReadTurn {
 std::vector<ReadTurn> read_turns(const Prompt& prompt) {
   std::vector<ReadTurn> turns;
   for (const PromptSegment& segment : prompt) {
-    const bool opens = segment.kind == SegmentKind::kMarker &&
-                       (segment.bytes == wire::kUser || segment.bytes == wire::kAssistant);
-    if (opens) turns.push_back({segment.bytes, ""});
-    else if (!turns.empty()) turns.back().text += segment.bytes;
+    const bool opens =
+        segment.kind == SegmentKind::kMarker && (segment.bytes == wire::kUser || segment.bytes == wire::kAssistant);
+    if (opens)
+      turns.push_back({segment.bytes, ""});
+    else if (!turns.empty())
+      turns.back().text += segment.bytes;
   }
   return turns;
 }

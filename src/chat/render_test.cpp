@@ -22,12 +22,18 @@ std::string expand(std::string_view table) {
     const std::size_t space = std::min(table.find(' '), table.size());
     const std::string_view word = table.substr(0, space);
     table.remove_prefix(std::min(space + 1, table.size()));
-    if (word == "B") out += wire::kBos;
-    else if (word == "E") out += wire::kEos;
-    else if (word == "U") out += wire::kUser;
-    else if (word == "A") out += wire::kAssistant;
-    else if (word == "LR") out += wire::kLatestReminder;
-    else out += word;
+    if (word == "B")
+      out += wire::kBos;
+    else if (word == "E")
+      out += wire::kEos;
+    else if (word == "U")
+      out += wire::kUser;
+    else if (word == "A")
+      out += wire::kAssistant;
+    else if (word == "LR")
+      out += wire::kLatestReminder;
+    else
+      out += word;
   }
   return out;
 }
@@ -121,6 +127,7 @@ TEST(Render, DroppingForgetsOldDeveloperMessagesAndReasoning) {
   EXPECT_EQ(rendered(conversation, kThinking), expand("B A1 E U U2 A <think> R2 </think> A2 E"));
   EXPECT_EQ(rendered(conversation, kThinking, false),
             expand("B U D1 A <think> R1 </think> A1 E U U2 A <think> R2 </think> A2 E"));
+  EXPECT_EQ(rendered({text_message(Role::kDeveloper, "D1")}, kThinking), expand("B U D1 A <think>"));
   EXPECT_EQ(rendered(conversation, kChat), expand("B U D1 A </think> A1 E U U2 A </think> A2 E"));
 }
 
@@ -232,8 +239,9 @@ TEST(Render, Errors) {
   EXPECT_EQ(message_of(tools).find("the schema of a tool: no JSON at byte 10"), 0u) << message_of(tools);
   Message call = assistant("", "");
   call.tool_calls = {{"x", "a\"b", "{}"}};
-  EXPECT_EQ(message_of({call}), "the name of a tool call: expected text without quotes and control bytes, "
-                                "found \"a\\x22b\"");
+  EXPECT_EQ(message_of({call}),
+            "the name of a tool call: expected text without quotes and control bytes, "
+            "found \"a\\x22b\"");
   call.tool_calls = {{"x", "", "{}"}};
   EXPECT_NE(message_of({call}), "no error");
   Message nested = system("S");

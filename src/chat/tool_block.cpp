@@ -16,14 +16,18 @@ ToolBlock::ToolBlock(Spelling spelling, std::string opening, int first_index, st
 std::size_t ToolBlock::feed(std::string_view bytes, std::vector<Event>& events) {
   std::size_t taken = 0;
   while (outcome_ == Outcome::kOpen && taken < bytes.size()) {
-    if (raw_.size() >= max_bytes_) {
+    const std::size_t room = max_bytes_ - std::min(raw_.size(), max_bytes_);
+    const std::size_t run = value_run(bytes.substr(taken, room), events);
+    taken += run;
+    if (run > 0) continue;
+    const char c = bytes[taken];
+    // A character that began within the limit may end behind it, so that failing never cuts one in two.
+    const bool continues = (static_cast<unsigned char>(c) & 0xC0) == 0x80 && raw_.size() < max_bytes_ + 3;
+    if (room == 0 && !continues) {
       fail();
       break;
     }
-    const std::size_t run = value_run(bytes.substr(taken, max_bytes_ - raw_.size()), events);
-    taken += run;
-    if (run > 0) continue;
-    const char c = bytes[taken++];
+    ++taken;
     raw_ += c;
     step(c, events);
   }
@@ -44,9 +48,12 @@ void ToolBlock::step(char c, std::vector<Event>& events) {
       state_ = State::kTagHead;
       tag_.clear();
       return tag_head(c);
-    case State::kTagHead: return tag_head(c);
-    case State::kAttributes: return attributes(c, events);
-    case State::kValue: return value_byte(c, events);
+    case State::kTagHead:
+      return tag_head(c);
+    case State::kAttributes:
+      return attributes(c, events);
+    case State::kValue:
+      return value_byte(c, events);
   }
 }
 
@@ -68,8 +75,10 @@ void ToolBlock::tag_head(char c) {
   for (const Spelling spelling : dsml::kSpellings) {
     if (!same_family(spelling, family_)) continue;
     try_head(spelling, in_invoke_ ? Element::kParameter : Element::kInvoke, false);
-    if (in_invoke_) try_head(spelling, Element::kInvoke, true);
-    else if (any_call_) try_head(spelling, Element::kToolCalls, true);
+    if (in_invoke_)
+      try_head(spelling, Element::kInvoke, true);
+    else if (any_call_)
+      try_head(spelling, Element::kToolCalls, true);
   }
   if (possible) return;
   give_back(tag_);
@@ -174,9 +183,12 @@ void ToolBlock::value_text(std::string_view text, std::vector<Event>& events) {
   }
   json_ += text;
   for (const char c : text) {
-    if (after_backslash_) after_backslash_ = false;
-    else if (c == '\\') after_backslash_ = in_json_string_;
-    else if (c == '"') in_json_string_ = !in_json_string_;
+    if (after_backslash_)
+      after_backslash_ = false;
+    else if (c == '\\')
+      after_backslash_ = in_json_string_;
+    else if (c == '"')
+      in_json_string_ = !in_json_string_;
   }
 }
 

@@ -77,8 +77,8 @@ class ToolBlock {
   std::unordered_set<std::string> names_;
   dsml::Spelling value_spelling_ = dsml::Spelling::kFull;
   bool value_is_string_ = true;
-  std::string held_;        // bytes of a value that may be the beginning of its end
-  std::string json_;        // a JSON value, kept until it can be checked
+  std::string held_;  // bytes of a value that may be the beginning of its end
+  std::string json_;  // a JSON value, kept until it can be checked
   bool in_json_string_ = false;
   bool after_backslash_ = false;
   Utf8Gate gate_;

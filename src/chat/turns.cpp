@@ -22,20 +22,22 @@ CallOrder order_of(const std::vector<ToolCall>& calls) {
 
 /// Results move among their own places; the text blocks between them stay where they are.
 void sort_results(std::vector<ContentBlock>& blocks, const CallOrder& order) {
-  std::vector<std::size_t> places;
-  for (std::size_t i = 0; i < blocks.size(); ++i) {
-    if (blocks[i].kind == ContentBlock::Kind::kToolResult) places.push_back(i);
-  }
-  if (places.size() < 2 || order.empty()) return;
   const auto rank = [&](const ContentBlock& block) {
     const auto found = order.find(block.call_id);
     return found == order.end() ? std::size_t{0} : found->second;
   };
+  std::vector<std::size_t> places;
+  std::vector<std::pair<std::size_t, std::size_t>> ranked;  // rank, place: equal ranks keep their order
+  for (std::size_t i = 0; i < blocks.size(); ++i) {
+    if (blocks[i].kind != ContentBlock::Kind::kToolResult) continue;
+    places.push_back(i);
+    ranked.emplace_back(rank(blocks[i]), i);
+  }
+  if (places.size() < 2 || order.empty()) return;
+  std::sort(ranked.begin(), ranked.end());
   std::vector<ContentBlock> results;
   results.reserve(places.size());
-  for (const std::size_t place : places) results.push_back(std::move(blocks[place]));
-  std::stable_sort(results.begin(), results.end(),
-                   [&](const ContentBlock& a, const ContentBlock& b) { return rank(a) < rank(b); });
+  for (const auto& [by_call, place] : ranked) results.push_back(std::move(blocks[place]));
   for (std::size_t i = 0; i < places.size(); ++i) blocks[places[i]] = std::move(results[i]);
 }
 

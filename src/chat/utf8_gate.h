@@ -17,7 +17,7 @@ class Utf8Gate {
   void lead(unsigned char byte, std::string& out);
 
   std::string waiting_;
-  int missing_ = 0;  // continuation bytes still to come
+  int missing_ = 0;                         // continuation bytes still to come
   unsigned char low_ = 0x80, high_ = 0xBF;  // the range of the next one
 };
 

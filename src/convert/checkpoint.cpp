@@ -35,8 +35,9 @@ Result<Checkpoint> Checkpoint::open(const std::string& directory) {
     return checkpoint;
   }
   if (!fs::exists(folder / "model.safetensors", ignored))
-    return Error{ErrorCode::kBadModel, cat(escaped(directory, 4096),
-                                           ": expected model.safetensors or model.safetensors.index.json, found neither")};
+    return Error{
+        ErrorCode::kBadModel,
+        cat(escaped(directory, 4096), ": expected model.safetensors or model.safetensors.index.json, found neither")};
   DS4_RETURN_IF_ERROR(checkpoint.add_shard("model.safetensors"));
   return checkpoint;
 }
@@ -51,7 +52,8 @@ Status Checkpoint::open_shards(const std::string& index_path) {
   std::set<std::string> shards;
   for (const auto& [name, shard] : weight_map.items()) {
     if (!shard.is_string() || !is_plain_file_name(shard.get<std::string>()))
-      return index_error(index_path, cat("weight_map: tensor ", escaped(name), ": expected the name of a file beside the index"));
+      return index_error(index_path,
+                         cat("weight_map: tensor ", escaped(name), ": expected the name of a file beside the index"));
     shards.insert(shard.get<std::string>());
   }
   for (const std::string& shard : shards) DS4_RETURN_IF_ERROR(add_shard(shard));
@@ -59,9 +61,9 @@ Status Checkpoint::open_shards(const std::string& index_path) {
     const Entry entry = find(name);
     const std::string expected = (std::filesystem::path(directory_) / shard.get<std::string>()).string();
     if (!entry || entry.file->path() != expected)
-      return index_error(index_path, cat("weight_map: tensor ", escaped(name), ": expected in ",
-                                         escaped(shard.get<std::string>()), ", found ",
-                                         entry ? escaped(entry.file->path(), 4096) : std::string("in no shard")));
+      return index_error(index_path,
+                         cat("weight_map: tensor ", escaped(name), ": expected in ", escaped(shard.get<std::string>()),
+                             ", found ", entry ? escaped(entry.file->path(), 4096) : std::string("in no shard")));
   }
   return {};
 }

@@ -1,5 +1,5 @@
-// A checkpoint folder as Hugging Face lays it out: config.json, and the tensors in model.safetensors or in the shards that
-// model.safetensors.index.json lists. open() reads every header and no data. Immutable afterwards; any thread.
+// A checkpoint folder as Hugging Face lays it out: config.json, and the tensors in model.safetensors or in the shards
+// that model.safetensors.index.json lists. open() reads every header and no data. Immutable afterwards; any thread.
 #pragma once
 
 #include <memory>

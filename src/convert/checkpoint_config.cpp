@@ -113,9 +113,8 @@ void read_attention(FieldReader& fields, CheckpointConfig& config) {
   if (fields.error()) return;
   const std::uint32_t rope = config.qk_rope_head_dim;
   if (rope % 2 != 0 || rope > config.head_dim || rope > config.index_head_dim)
-    fields.fail("qk_rope_head_dim",
-                cat("expected an even number, at most head_dim and index_head_dim (", config.head_dim, ", ",
-                    config.index_head_dim, "), found ", rope));
+    fields.fail("qk_rope_head_dim", cat("expected an even number, at most head_dim and index_head_dim (",
+                                        config.head_dim, ", ", config.index_head_dim, "), found ", rope));
   if (config.num_attention_heads % config.o_groups != 0)
     fields.fail("o_groups", cat("expected a divisor of num_attention_heads (", config.num_attention_heads, "), found ",
                                 config.o_groups));
@@ -159,8 +158,8 @@ void read_ratios(FieldReader& fields, CheckpointConfig& config) {
   if (ratios == nullptr) return;
   const std::size_t layers = config.num_hidden_layers;
   if (ratios->size() < layers || ratios->size() > layers + config.num_nextn_predict_layers + 1)
-    return fields.fail("compress_ratios", cat("expected ", layers, " entries, or one more for an MTP block, found ",
-                                              ratios->size()));
+    return fields.fail("compress_ratios",
+                       cat("expected ", layers, " entries, or one more for an MTP block, found ", ratios->size()));
   for (const Json& ratio : *ratios) {
     const bool known = ratio.is_number_unsigned() && (ratio == 0u || ratio == 4u || ratio == 128u);
     const std::size_t entry = config.compress_ratios.size();

@@ -70,7 +70,8 @@ class Conversion {
   Status read_config() {
     const std::string path = path_of("config.json");
     auto text = MappedFile::open(path);
-    if (!text.ok()) return Error{ErrorCode::kBadModel, text.error().message};  // a checkpoint without one is no checkpoint
+    if (!text.ok())
+      return Error{ErrorCode::kBadModel, text.error().message};  // a checkpoint without one is no checkpoint
     DS4_ASSIGN_OR_RETURN(config_, parse_checkpoint_config(as_text(*text), path));
     return {};
   }
@@ -95,8 +96,8 @@ class Conversion {
     const std::size_t present = checkpoint_->names().size();
     if (experts > present)
       return Error{ErrorCode::kBadModel,
-                   cat(escaped(options_.checkpoint, 4096), ": expected ", experts, " expert tensors (", blocks, " blocks of ",
-                       config_.n_routed_experts, " experts), found ", present, " tensors in all")};
+                   cat(escaped(options_.checkpoint, 4096), ": expected ", experts, " expert tensors (", blocks,
+                       " blocks of ", config_.n_routed_experts, " experts), found ", present, " tensors in all")};
     std::vector<std::string> fallbacks;
     for (TensorPlan& plan : plan_tensors(config_)) {
       DType type = options_.type;
@@ -106,11 +107,13 @@ class Conversion {
         type = DType::kF16;
         fallbacks.push_back(plan.name);
       }
-      DS4_ASSIGN_OR_RETURN(TensorCopy copy, TensorCopy::open(*checkpoint_, std::move(plan), type, config_.n_routed_experts));
+      DS4_ASSIGN_OR_RETURN(TensorCopy copy,
+                           TensorCopy::open(*checkpoint_, std::move(plan), type, config_.n_routed_experts));
       copies_.push_back(std::move(copy));
     }
     if (!fallbacks.empty())
-      note(cat(fallbacks.size(), " matrices with rows that are no multiple of 32 are stored as f16: ", listed(fallbacks)));
+      note(cat(fallbacks.size(),
+               " matrices with rows that are no multiple of 32 are stored as f16: ", listed(fallbacks)));
     return {};
   }
 
@@ -120,9 +123,11 @@ class Conversion {
     std::vector<std::string> mtp, other;
     for (const std::string_view name : checkpoint_->names())
       if (!used.contains(name)) (name.starts_with("mtp.") ? mtp : other).emplace_back(name);
-    if (!mtp.empty()) note(cat(mtp.size(), " MTP tensors are left out: the config says num_nextn_predict_layers ",
-                               config_.num_nextn_predict_layers));
-    if (!other.empty()) note(cat(other.size(), " tensors of the checkpoint are not known and left out: ", listed(other)));
+    if (!mtp.empty())
+      note(cat(mtp.size(), " MTP tensors are left out: the config says num_nextn_predict_layers ",
+               config_.num_nextn_predict_layers));
+    if (!other.empty())
+      note(cat(other.size(), " tensors of the checkpoint are not known and left out: ", listed(other)));
   }
 
   Status declare() {

@@ -25,7 +25,7 @@ struct ConvertOptions {
 
 /// Both may be left empty. They are called from one thread at a time, not always the same one.
 struct ConvertEvents {
-  std::function<void(std::string_view)> note;                              // something the user should know
+  std::function<void(std::string_view)> note;                             // something the user should know
   std::function<void(std::uint64_t done, std::uint64_t total)> progress;  // bytes written, of all tensors
 };
 

@@ -11,11 +11,16 @@ namespace {
 /// general.file_type, as other tools number "mostly of this type".
 std::uint32_t file_type_id(DType type) {
   switch (type) {
-    case DType::kF32: return 0;
-    case DType::kF16: return 1;
-    case DType::kQ8_0: return 7;
-    case DType::kBF16: return 32;
-    default: check_failed("a type that conversion writes", __FILE__, __LINE__);
+    case DType::kF32:
+      return 0;
+    case DType::kF16:
+      return 1;
+    case DType::kQ8_0:
+      return 7;
+    case DType::kBF16:
+      return 32;
+    default:
+      check_failed("a type that conversion writes", __FILE__, __LINE__);
   }
 }
 

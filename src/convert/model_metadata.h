@@ -11,7 +11,8 @@
 namespace ds4 {
 
 /// general.* and deepseek4.*. `type` is that of most matrices.
-void add_model_metadata(const CheckpointConfig& config, const std::string& model_name, DType type, gguf::Writer& writer);
+void add_model_metadata(const CheckpointConfig& config, const std::string& model_name, DType type,
+                        gguf::Writer& writer);
 
 /// tokenizer.ggml.*
 void add_tokenizer_metadata(const Tokenizer::Tables& tables, gguf::Writer& writer);

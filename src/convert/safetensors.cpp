@@ -81,8 +81,8 @@ class HeaderParser {
     std::memcpy(&length, bytes_.data(), 8);
     const std::uint64_t limit = std::min<std::uint64_t>(bytes_.size() - 8, kMaxHeaderBytes);
     if (length > limit)
-      return error(cat("header length at byte 0: expected at most ", limit, " (file of ", bytes_.size(), " bytes), found ",
-                       length));
+      return error(cat("header length at byte 0: expected at most ", limit, " (file of ", bytes_.size(),
+                       " bytes), found ", length));
     data_start_ = 8 + length;
     return {};
   }
@@ -91,8 +91,8 @@ class HeaderParser {
     const auto* text = reinterpret_cast<const char*>(bytes_.data() + 8);
     std::unordered_set<std::string> names;
     std::string problem;
-    // The callback sees what the finished object no longer shows: a name that occurs twice, and nesting too deep to be a
-    // header, which is dropped as it is read so that it costs no memory.
+    // The callback sees what the finished object no longer shows: a name that occurs twice, and nesting too deep to be
+    // a header, which is dropped as it is read so that it costs no memory.
     const auto callback = [&](int depth, Json::parse_event_t event, Json& value) {
       if (depth > kMaxDepth) {
         if (problem.empty()) problem = "lists and objects are nested too deeply for a header";
@@ -105,7 +105,8 @@ class HeaderParser {
     };
     Json header = Json::parse(text, text + (data_start_ - 8), callback, /*allow_exceptions=*/false);
     if (!problem.empty()) return error(problem);
-    if (!header.is_object()) return error(cat("header at byte 8: expected a JSON object of ", data_start_ - 8, " bytes"));
+    if (!header.is_object())
+      return error(cat("header at byte 8: expected a JSON object of ", data_start_ - 8, " bytes"));
     return header;
   }
 
@@ -119,8 +120,8 @@ class HeaderParser {
     if (range.size() != 2) return tensor_error(name, "data_offsets: expected two numbers");
     const std::uint64_t available = bytes_.size() - data_start_;
     if (range[0] > range[1] || range[1] > available)
-      return tensor_error(name, cat("data_offsets: expected begin <= end <= ", available, " (the data in the file), found ",
-                                    describe_shape(range)));
+      return tensor_error(name, cat("data_offsets: expected begin <= end <= ", available,
+                                    " (the data in the file), found ", describe_shape(range)));
     Checked bytes(safe_type_bytes(tensor.type));
     for (const std::uint64_t dim : tensor.shape) bytes = bytes * Checked(dim);
     if (bytes.value() != range[1] - range[0])
@@ -153,17 +154,19 @@ class HeaderParser {
     return numbers;
   }
 
-  /// The format allows neither gaps nor overlaps; a file that has them, or that goes on after the last tensor, was damaged.
+  /// The format allows neither gaps nor overlaps; a file that has them, or that goes on after the last tensor, was
+  /// damaged.
   Status check_contiguous(std::span<const SafeTensor> tensors) const {
     std::uint64_t end = data_start_;
     for (const SafeTensor& tensor : tensors) {
       if (tensor.offset != end)
-        return tensor_error(tensor.name, cat("expected its data at byte ", end, ", where the tensor before it ends, found ",
-                                             tensor.offset));
+        return tensor_error(tensor.name, cat("expected its data at byte ", end,
+                                             ", where the tensor before it ends, found ", tensor.offset));
       end += tensor.data.size();
     }
     if (end != bytes_.size())
-      return error(cat("expected the file to end at byte ", end, " with its last tensor, found ", bytes_.size(), " bytes"));
+      return error(
+          cat("expected the file to end at byte ", end, " with its last tensor, found ", bytes_.size(), " bytes"));
     return {};
   }
 

@@ -23,7 +23,8 @@ class TensorCopy {
   /// Called after each piece with its size; false stops the copy with kCancelled.
   using Step = std::function<bool(std::uint64_t bytes)>;
 
-  /// Finds and checks every source. Expert ids in a token table must be below `experts`. The Checkpoint must outlive this.
+  /// Finds and checks every source. Expert ids in a token table must be below `experts`. The Checkpoint must outlive
+  /// this.
   static Result<TensorCopy> open(const Checkpoint& checkpoint, TensorPlan plan, DType type, std::uint32_t experts);
 
   void declare(gguf::Writer& writer);

@@ -92,7 +92,8 @@ class Planner {
 
   void plan_indexer() {
     const std::uint64_t heads = config_.index_n_heads;
-    matrix("indexer.attn_q_b.weight", "attn.indexer.wq_b.weight", {config_.q_lora_rank, heads * config_.index_head_dim});
+    matrix("indexer.attn_q_b.weight", "attn.indexer.wq_b.weight",
+           {config_.q_lora_rank, heads * config_.index_head_dim});
     matrix("indexer.proj.weight", "attn.indexer.weights_proj.weight", {config_.hidden_size, heads});
     plan_compressor("indexer_compressor", "attn.indexer.compressor", 4, config_.index_head_dim);
   }

@@ -17,7 +17,7 @@ enum class TensorKind {
 };
 
 struct TensorPlan {
-  std::string name;                  // in the model file
+  std::string name;  // in the model file
   TensorKind kind = TensorKind::kMatrix;
   std::vector<std::uint64_t> dims;   // as the model file lists them: the contiguous one first
   std::vector<std::string> sources;  // in the checkpoint: one, or one per expert, which become slices along dims[2]

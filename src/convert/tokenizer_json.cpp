@@ -72,7 +72,8 @@ class TablesBuilder {
       if (merge.is_string()) {
         tables_.merges.push_back(merge.get<std::string>());
       } else if (merge.is_array() && merge.size() == 2 && is_piece(merge[0]) && is_piece(merge[1])) {
-        tables_.merges.push_back(cat(merge[0].get_ref<const std::string&>(), " ", merge[1].get_ref<const std::string&>()));
+        tables_.merges.push_back(
+            cat(merge[0].get_ref<const std::string&>(), " ", merge[1].get_ref<const std::string&>()));
       } else {
         return error(cat("model.merges: entry ", entry, ": expected two pieces without spaces"));
       }

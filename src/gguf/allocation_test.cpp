@@ -26,7 +26,8 @@ std::atomic<std::uint64_t> allocated_bytes{0};  // ever, freed or not: an upper 
 }
 
 #ifndef DS4_SANITIZER_OWNS_NEW
-// The other forms of new and delete end in these. Not inlined: g++ would see malloc()ed memory given to free() "of new".
+// The other forms of new and delete end in these. Not inlined: g++ would see malloc()ed memory given to free() "of
+// new".
 [[gnu::noinline]] void* operator new(std::size_t size) {
   allocated_bytes += size;
   if (void* memory = std::malloc(size == 0 ? 1 : size)) return memory;

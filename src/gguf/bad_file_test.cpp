@@ -128,7 +128,7 @@ TEST(BadFile, CutAnywhere) {
 TEST(BadFile, CutDataSaysIncomplete) {
   const TestFile file = small_test_file();
   auto bytes = file.bytes();
-  bytes.resize(bytes.size() - 1);
+  bytes.pop_back();
   const std::size_t field = file.field("d.f16 offset").offset;
   EXPECT_EQ(refusal(bytes),
             cat("m.gguf: tensor d.f16 at byte ", field, ": expected a file of at least ", bytes.size() + 1,

@@ -273,6 +273,12 @@ TEST_F(Folder, SparseTerabytes) {
   write("strings", strings.with(strings.field("k count"), 1ull << 36));
   std::filesystem::resize_file(path("strings"), 1ull << 40);
   EXPECT_THAT(refusal("strings"), HasSubstr("at most 2097152 array elements, found 68719476736"));
+  TestFile string;
+  string.header(0, 1).string("k", "");
+  write("string", string.with(string.field("k length"), 1ull << 30));
+  std::filesystem::resize_file(path("string"), 1ull << 40);
+  EXPECT_THAT(refusal("string"),
+              HasSubstr("expected a string of 1073741824 bytes, found 67108819 bytes before the size limit"));
   TestFile names;
   names.header(60000, 0);
   write("names", names.bytes());

@@ -11,6 +11,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "base/check.h"
 #include "gguf/file.h"
 
 namespace ds4::gguf {
@@ -99,8 +100,7 @@ class TestFile {
   const Field& field(std::string_view name) const {
     for (const Field& candidate : fields_)
       if (candidate.name == name) return candidate;
-    DS4_CHECK(!"a field of this file");
-    return fields_.front();
+    check_failed("a field of this file", __FILE__, __LINE__);
   }
 
  private:

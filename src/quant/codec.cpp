@@ -141,12 +141,10 @@ void decode_mxfp4(Bytes block, float* out) {
 }
 
 void encode_q8_0(const float* values, std::uint8_t* block) {
-  float absmax = 0.0f;
-  bool finite = true;
-  for (int i = 0; i < 32; ++i) {
-    absmax = std::max(absmax, std::fabs(values[i]));
-    finite = finite && std::isfinite(values[i]);
-  }
+  std::int32_t largest = 0;  // the bits of the largest magnitude: they order as the magnitudes do, with NaN on top
+  for (int i = 0; i < 32; ++i) largest = std::max(largest, std::bit_cast<std::int32_t>(values[i]) & 0x7fffffff);
+  const float absmax = std::bit_cast<float>(largest);
+  const bool finite = largest < 0x7f800000;
   // A block that cannot be represented decodes as NaN instead of as plausible numbers. A scale too large for f16
   // saturates.
   const float wanted = finite ? std::min(absmax / 127.0f, 65504.0f) : std::numeric_limits<float>::quiet_NaN();
@@ -154,12 +152,46 @@ void encode_q8_0(const float* values, std::uint8_t* block) {
   // Subnormal halves are so coarse that the scale may round down by several percent and clip the largest value.
   if (stored < 0x7bffu && absmax > 127.5f * f16_to_f32(stored)) ++stored;
   std::memcpy(block, &stored, sizeof stored);
+  if (!finite || stored == 0) {
+    std::memset(block + 2, 0, 32);
+    return;
+  }
   // The quotient uses the scale as stored: with the unrounded one the error would grow by up to 127 half steps of f16.
   const float scale = f16_to_f32(stored);
+  constexpr float kToInteger = 0x1.8p23f;  // a sum with it has no bits below one left: rounds to nearest even
   for (int i = 0; i < 32; ++i) {
-    const float steps = finite && scale != 0.0f ? std::clamp(std::round(values[i] / scale), -127.0f, 127.0f) : 0.0f;
-    block[2 + i] = static_cast<std::uint8_t>(static_cast<std::int8_t>(steps));
+    const float steps = std::clamp(values[i] / scale, -127.0f, 127.0f) + kToInteger - kToInteger;
+    block[2 + i] = static_cast<std::uint8_t>(static_cast<std::int32_t>(steps));
   }
+}
+
+void decode_f32(Bytes value, float* out) { *out = load<float>(value); }
+void decode_f16(Bytes value, float* out) { *out = load_f16(value); }
+void decode_bf16(Bytes value, float* out) { *out = bf16_to_f32(load<std::uint16_t>(value)); }
+
+void encode_f32(const float* value, std::uint8_t* out) { std::memcpy(out, value, sizeof *value); }
+void encode_f16(const float* value, std::uint8_t* out) {
+  const std::uint16_t half = f32_to_f16(*value);
+  std::memcpy(out, &half, sizeof half);
+}
+void encode_bf16(const float* value, std::uint8_t* out) {
+  const std::uint16_t half = f32_to_bf16(*value);
+  std::memcpy(out, &half, sizeof half);
+}
+
+/// Template parameters, so that the compiler sees through the call: for the plain types a block is one element.
+template <DType type, void (*decode_block)(Bytes, float*)>
+void decode_blocks(Bytes source, float* destination, std::size_t elements) {
+  const DTypeInfo info = dtype_info(type);
+  for (std::size_t i = 0; i < elements; i += info.block_elements, source += info.block_bytes)
+    decode_block(source, destination + i);
+}
+
+template <DType type, void (*encode_block)(const float*, std::uint8_t*)>
+void encode_blocks(const float* source, std::uint8_t* destination, std::size_t elements) {
+  const DTypeInfo info = dtype_info(type);
+  for (std::size_t i = 0; i < elements; i += info.block_elements, destination += info.block_bytes)
+    encode_block(source + i, destination);
 }
 
 }  // namespace
@@ -167,41 +199,29 @@ void encode_q8_0(const float* values, std::uint8_t* block) {
 // ---- Rows ----------------------------------------------------------------------------------------------------------
 
 void decode_row(DType type, const void* source, float* destination, std::size_t elements) {
-  const DTypeInfo& info = dtype_info(type);
-  DS4_CHECK(type != DType::kI32);
-  DS4_CHECK(elements % info.block_elements == 0);
-  Bytes block = static_cast<Bytes>(source);
-  for (std::size_t i = 0; i < elements; i += info.block_elements, block += info.block_bytes) {
-    float* out = destination + i;
-    switch (type) {
-      case DType::kF32:
-        *out = load<float>(block);
-        break;
-      case DType::kF16:
-        *out = load_f16(block);
-        break;
-      case DType::kBF16:
-        *out = bf16_to_f32(load<std::uint16_t>(block));
-        break;
-      case DType::kQ8_0:
-        decode_q8_0(block, out);
-        break;
-      case DType::kQ4_K:
-        decode_q4_k(block, out);
-        break;
-      case DType::kQ2_K:
-        decode_q2_k(block, out);
-        break;
-      case DType::kIQ2_XXS:
-        decode_iq2_xxs(block, out);
-        break;
-      case DType::kMXFP4:
-        decode_mxfp4(block, out);
-        break;
-      case DType::kI32:
-        break;
-    }
+  DS4_CHECK(elements % dtype_info(type).block_elements == 0);
+  const Bytes bytes = static_cast<Bytes>(source);
+  switch (type) {
+    case DType::kF32:
+      return decode_blocks<DType::kF32, decode_f32>(bytes, destination, elements);
+    case DType::kF16:
+      return decode_blocks<DType::kF16, decode_f16>(bytes, destination, elements);
+    case DType::kBF16:
+      return decode_blocks<DType::kBF16, decode_bf16>(bytes, destination, elements);
+    case DType::kQ8_0:
+      return decode_blocks<DType::kQ8_0, decode_q8_0>(bytes, destination, elements);
+    case DType::kQ4_K:
+      return decode_blocks<DType::kQ4_K, decode_q4_k>(bytes, destination, elements);
+    case DType::kQ2_K:
+      return decode_blocks<DType::kQ2_K, decode_q2_k>(bytes, destination, elements);
+    case DType::kIQ2_XXS:
+      return decode_blocks<DType::kIQ2_XXS, decode_iq2_xxs>(bytes, destination, elements);
+    case DType::kMXFP4:
+      return decode_blocks<DType::kMXFP4, decode_mxfp4>(bytes, destination, elements);
+    case DType::kI32:
+      break;
   }
+  check_failed("a type of real numbers", __FILE__, __LINE__);
 }
 
 bool can_encode(DType type) {
@@ -209,19 +229,19 @@ bool can_encode(DType type) {
 }
 
 void encode_row(DType type, const float* source, void* destination, std::size_t elements) {
-  const DTypeInfo& info = dtype_info(type);
-  DS4_CHECK(can_encode(type));
-  DS4_CHECK(elements % info.block_elements == 0);
-  auto* block = static_cast<std::uint8_t*>(destination);
-  for (std::size_t i = 0; i < elements; i += info.block_elements, block += info.block_bytes) {
-    if (type == DType::kQ8_0) {
-      encode_q8_0(source + i, block);
-    } else if (type == DType::kF32) {
-      std::memcpy(block, source + i, sizeof(float));
-    } else {
-      const std::uint16_t half = type == DType::kF16 ? f32_to_f16(source[i]) : f32_to_bf16(source[i]);
-      std::memcpy(block, &half, sizeof half);
-    }
+  DS4_CHECK(elements % dtype_info(type).block_elements == 0);
+  auto* bytes = static_cast<std::uint8_t*>(destination);
+  switch (type) {
+    case DType::kF32:
+      return encode_blocks<DType::kF32, encode_f32>(source, bytes, elements);
+    case DType::kF16:
+      return encode_blocks<DType::kF16, encode_f16>(source, bytes, elements);
+    case DType::kBF16:
+      return encode_blocks<DType::kBF16, encode_bf16>(source, bytes, elements);
+    case DType::kQ8_0:
+      return encode_blocks<DType::kQ8_0, encode_q8_0>(source, bytes, elements);
+    default:
+      check_failed("a type that can_encode() knows", __FILE__, __LINE__);
   }
 }
 

@@ -34,7 +34,8 @@ RowLayout index_row_layout(KvFormat format, int index_dim);
 
 /// `row` [head_dim] after norm and RoPE.
 void encode_kv_row(KvFormat format, const float* row, int head_dim, int rope_dim, std::byte* main, std::byte* scale);
-void decode_kv_row(KvFormat format, const std::byte* main, const std::byte* scale, int head_dim, int rope_dim, float* row);
+void decode_kv_row(KvFormat format, const std::byte* main, const std::byte* scale, int head_dim, int rope_dim,
+                   float* row);
 
 /// `row` [index_dim] after norm and RoPE, before Hadamard; decoding gives it as the scores use it (packed: rotated).
 void encode_index_row(KvFormat format, const float* row, int index_dim, std::byte* main, std::byte* scale);

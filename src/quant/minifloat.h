@@ -17,7 +17,8 @@ std::uint8_t f32_to_e2m1(float value);  // |value| clamps to 6
 /// 2^(code - 127); 255 is NaN, 0 is the subnormal 2^-127.
 float e8m0_to_f32(std::uint8_t code);
 
-/// The code of 2^ceil(log2(value)), from the bits of a positive normal f32: exponent, plus one if the mantissa is not zero.
+/// The code of 2^ceil(log2(value)), from the bits of a positive normal f32: exponent, plus one if the mantissa is not
+/// zero.
 std::uint8_t pow2_ceil_e8m0(float value);
 
 }  // namespace ds4

@@ -18,9 +18,8 @@ const AddedTokens::Entry* AddedTokens::longest_prefix_of(std::string_view text) 
   for (std::size_t depth = 0; depth < text.size(); ++depth) {
     const auto byte = static_cast<unsigned char>(text[depth]);
     const auto byte_of = [&](const Entry& entry) { return static_cast<unsigned char>(entry.text[depth]); };
-    low = std::partition_point(low, high, [&](const Entry& entry) {
-      return entry.text.size() <= depth || byte_of(entry) < byte;
-    });
+    low = std::partition_point(low, high,
+                               [&](const Entry& entry) { return entry.text.size() <= depth || byte_of(entry) < byte; });
     high = std::partition_point(low, high, [&](const Entry& entry) { return byte_of(entry) <= byte; });
     if (low == high) break;
     if (low->text.size() == depth + 1) longest = &*low;

@@ -34,8 +34,8 @@ class AddedTokens {
  private:
   const Entry* longest_prefix_of(std::string_view text) const;
 
-  std::vector<Entry> sorted_;            // by text: the tokens that share a prefix are neighbours, the shortest first
-  std::array<bool, 256> starts_{};       // bytes some token starts with; almost all text is passed over with this
+  std::vector<Entry> sorted_;       // by text: the tokens that share a prefix are neighbours, the shortest first
+  std::array<bool, 256> starts_{};  // bytes some token starts with; almost all text is passed over with this
 };
 
 }  // namespace ds4

@@ -54,7 +54,8 @@ std::size_t rule_match_end(std::string_view text, std::size_t at) {
     while (end < text.size() && is_ascii_letter(text[end])) ++end;
     return end;
   }
-  if (first.has(kLetter | kMark)) return skip(text, second, kLetter | kMark);  // b without a prefix, or a mark as prefix
+  if (first.has(kLetter | kMark))
+    return skip(text, second, kLetter | kMark);  // b without a prefix, or a mark as prefix
   if (!first.has(kNewline | kPunctuation) && has_at(text, second, kLetter | kMark)) {  // b with a prefix
     return skip(text, second, kLetter | kMark);
   }

@@ -1,5 +1,5 @@
-// The family's pre-tokenizer ("joyai-llm", equal to "deepseek-v3"): text is cut into pieces, and no token crosses a cut.
-// Pure functions, any thread. Time is linear in the text for every text: nothing backtracks further than one unit.
+// The family's pre-tokenizer ("joyai-llm", equal to "deepseek-v3"): text is cut into pieces, and no token crosses a
+// cut. Pure functions, any thread. Time is linear in the text for every text: nothing backtracks further than one unit.
 //
 // Three stages, one after the other; each cuts every piece left by the one before, and both its matches and the gaps
 // between them become pieces (so a lookahead of stage 3 sees the end of its piece, not the text behind it):

@@ -13,13 +13,13 @@
 namespace ds4 {
 
 enum TextProperty : std::uint8_t {
-  kLetter = 1,        // general category L
-  kMark = 2,          // M
-  kNumber = 4,        // N
-  kPunctuation = 8,   // P or S: the rules never tell them apart
-  kSpace = 16,        // White_Space
-  kNewline = 32,      // \r or \n (which are spaces too)
-  kCjk = 64,          // U+4E00..U+9FA5, U+3040..U+30FF: the ranges of the rule, assigned or not
+  kLetter = 1,       // general category L
+  kMark = 2,         // M
+  kNumber = 4,       // N
+  kPunctuation = 8,  // P or S: the rules never tell them apart
+  kSpace = 16,       // White_Space
+  kNewline = 32,     // \r or \n (which are spaces too)
+  kCjk = 64,         // U+4E00..U+9FA5, U+3040..U+30FF: the ranges of the rule, assigned or not
 };
 
 struct TextUnit {

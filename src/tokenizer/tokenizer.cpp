@@ -12,16 +12,17 @@ namespace ds4 {
 
 namespace {
 
-/// Adjacent text segments, joined. Trusted ranges are not empty, in order, and do not touch each other.
+/// Adjacent text segments, joined. Trusted ranges are in order and do not touch each other.
 class TextRun {
  public:
   void append(std::string_view bytes, bool trusted) {
-    if (bytes.empty()) return;
     const std::size_t begin = text_.size();
     text_ += bytes;
     if (!trusted) return;
-    if (!trusted_.empty() && trusted_.back().end == begin) trusted_.back().end = text_.size();
-    else trusted_.push_back({begin, text_.size()});
+    if (!trusted_.empty() && trusted_.back().end == begin)
+      trusted_.back().end = text_.size();
+    else
+      trusted_.push_back({begin, text_.size()});
   }
   void clear() {
     text_.clear();
@@ -62,9 +63,8 @@ class Encoder {
   void encode_plain(std::string_view text) {
     split_into_pieces(text, [this](std::string_view piece) {
       symbols_.resize(piece.size());
-      std::transform(piece.begin(), piece.end(), symbols_.begin(), [this](char byte) {
-        return vocabulary_.byte_token(static_cast<std::uint8_t>(byte));
-      });
+      std::transform(piece.begin(), piece.end(), symbols_.begin(),
+                     [this](char byte) { return vocabulary_.byte_token(static_cast<std::uint8_t>(byte)); });
       pieces_.encode(symbols_, out_);
     });
   }

@@ -14,7 +14,8 @@ namespace {
 constexpr std::string_view kPrefix = "tokenizer.ggml.";
 
 Error missing(const gguf::File& file, std::string_view key, std::string_view expected) {
-  return {ErrorCode::kBadModel, cat(escaped(file.path(), 4096), ": key ", key, ": expected ", expected, ", found no such key")};
+  return {ErrorCode::kBadModel,
+          cat(escaped(file.path(), 4096), ": key ", key, ": expected ", expected, ", found no such key")};
 }
 
 /// A text key that must be one of two values.
@@ -32,8 +33,8 @@ Status check_special_ids(const gguf::File& file, std::size_t vocab_size) {
     if (!value.key.starts_with(kPrefix) || !value.key.ends_with("_token_id")) continue;
     DS4_ASSIGN_OR_RETURN(const auto id, file.get_uint(value.key));
     if (id && *id < vocab_size) continue;
-    return file.key_error(value.key, cat("expected an id below the vocabulary size ", vocab_size, ", found ",
-                                         id.value_or(0)));
+    return file.key_error(value.key,
+                          cat("expected an id below the vocabulary size ", vocab_size, ", found ", id.value_or(0)));
   }
   return {};
 }

@@ -63,8 +63,8 @@ class Vocabulary::Builder {
       return refuse_(kTokensKey, cat("expected fewer than 2^31 tokens, found ", count));
     }
     if (tables_.types.size() != count) {
-      return refuse_(kTypesKey, cat("expected one type for each of the ", count, " tokens, found ",
-                                    tables_.types.size()));
+      return refuse_(kTypesKey,
+                     cat("expected one type for each of the ", count, " tokens, found ", tables_.types.size()));
     }
     if (tables_.merges.size() >= std::numeric_limits<std::uint32_t>::max()) {
       return refuse_(kMergesKey, cat("expected fewer than 2^32 - 1 merges, found ", tables_.merges.size()));
@@ -136,8 +136,8 @@ class Vocabulary::Builder {
     const std::size_t space = merge.find(' ');
     if (space == std::string_view::npos || space == 0 || space + 1 == merge.size() ||
         merge.find(' ', space + 1) != std::string_view::npos) {
-      return refuse_(kMergesKey, cat("merge ", rank, ": expected two tokens with a space between, found ",
-                                     quoted(merge)));
+      return refuse_(kMergesKey,
+                     cat("merge ", rank, ": expected two tokens with a space between, found ", quoted(merge)));
     }
     const auto left = normal_token(merge.substr(0, space));
     const auto right = normal_token(merge.substr(space + 1));

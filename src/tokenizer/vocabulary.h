@@ -65,7 +65,7 @@ class Vocabulary {
   std::vector<Kind> kinds_;
   std::array<TokenId, 256> byte_tokens_{};
   MergeTable merges_;
-  AddedTokens added_;               // views into pool_
+  AddedTokens added_;  // views into pool_
   TokenId bos_ = 0;
   TokenId eos_ = 1;
 };

@@ -1,0 +1,121 @@
+// The engine on real weights: whatever a session went through, its logits are those of a fresh one.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+#include <stdexcept>
+
+#include "engine/engine.h"
+#include "models.h"
+
+namespace ds4::e2e {
+namespace {
+
+std::unique_ptr<Engine> load(const std::string& path, EngineOptions options = {}) {
+  Result<ModelFile> file = open_model_file(path);
+  DS4_CHECK(file.ok());
+  options.kv = KvFormat::kF32;
+  if (options.backend.device == "cpu") options.backend.threads = 2;
+  Result<std::unique_ptr<Engine>> engine = Engine::load(std::move(file).value(), options);
+  if (!engine.ok()) throw std::runtime_error(engine.error().message);
+  return std::move(engine).value();
+}
+
+double difference(std::span<const float> a, std::span<const float> b) {
+  double worst = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) worst = std::max(worst, std::abs(static_cast<double>(a[i]) - b[i]));
+  return worst;
+}
+
+TEST(EngineOnWeights, AnySessionEqualsAFreshOne) {
+  EngineOptions options;
+  options.context = 1024;
+  options.sessions = 2;
+  options.prefill_chunk = 100;
+  const std::unique_ptr<Engine> engine = load(token_model(), options);
+  Session session = *engine->new_session();
+  Session fresh = *engine->new_session();
+  std::mt19937 random(3);
+  const auto pick = [&](std::size_t low, std::size_t high) { return std::uniform_int_distribution<std::size_t>(low, high)(random); };
+
+  std::vector<TokenId> conversation(golden().tokens.begin(), golden().tokens.begin() + 300);
+  int starts[5] = {};
+  for (int turn = 0; turn < 14; ++turn) {
+    const Result<SyncReport> report = session.sync(conversation);
+    ASSERT_TRUE(report.ok()) << report.error().message;
+    ++starts[static_cast<int>(report->start)];
+    ASSERT_TRUE(fresh.sync(std::vector<TokenId>{static_cast<TokenId>(turn)}).ok());
+    ASSERT_TRUE(fresh.sync(conversation).ok());
+    EXPECT_LT(difference(session.logits(), fresh.logits()), 1e-4) << "turn " << turn << " " << sync_start_name(report->start);
+
+    GenerateOptions generate;
+    generate.max_tokens = static_cast<std::int64_t>(pick(0, 30));
+    generate.sampling.seed = static_cast<std::uint64_t>(turn);
+    ASSERT_TRUE(session.generate(generate).ok());
+    const auto have = session.timeline().tokens();
+    if (turn % 2 == 0) conversation.assign(have.begin(), have.end());
+    switch (turn % 4) {
+      case 0: conversation[conversation.size() - pick(1, 50)] = 7; break;
+      case 1: conversation.resize(conversation.size() - pick(1, 100)); break;
+      case 2: conversation.insert(conversation.end(), golden().tokens.begin(), golden().tokens.begin() + 70); break;
+      default: break;
+    }
+  }
+  EXPECT_GT(starts[static_cast<int>(SyncStart::kExtended)] + starts[static_cast<int>(SyncStart::kRewound)], 0);
+  EXPECT_GT(starts[static_cast<int>(SyncStart::kSnapshot)], 0);
+}
+
+TEST(EngineOnWeights, ACancelledPrefillGoesOnWhereItStopped) {
+  EngineOptions options;
+  options.prefill_chunk = 64;
+  const std::unique_ptr<Engine> engine = load(token_model(), options);
+  Session session = *engine->new_session();
+  std::atomic<bool> cancel{false};
+  SyncOptions sync;
+  sync.cancel = &cancel;
+  sync.progress = [&](std::int64_t done, std::int64_t) { cancel = done >= 150; };
+  const Result<SyncReport> report = session.sync(golden().tokens, sync);
+  ASSERT_FALSE(report.ok());
+  EXPECT_EQ(report.error().code, ErrorCode::kCancelled);
+  EXPECT_EQ(session.timeline().size(), 128);
+  const Result<SyncReport> rest = session.sync(golden().tokens);
+  ASSERT_TRUE(rest.ok());
+  EXPECT_EQ(rest->reused, 128);
+  const std::unique_ptr<Engine> other = load(token_model());
+  Session straight = *other->new_session();
+  ASSERT_TRUE(straight.sync(golden().tokens).ok());
+  EXPECT_LT(difference(session.logits(), straight.logits()), 1e-4);
+}
+
+TEST(EngineOnWeights, APlanThatDoesNotFitIsRefusedWithWhatWould) {
+  const std::string meminfo = work_dir() + "/meminfo";
+  write_file(meminfo, "MemAvailable:   6000 kB\n");
+  EngineOptions options;
+  options.context = 4096;
+  options.prefill_chunk = 4;
+  options.backend.device = "reference";
+  options.memory = {meminfo, "/nowhere", "/nowhere"};
+  Result<ModelFile> file = open_model_file(token_model());
+  ASSERT_TRUE(file.ok());
+  const Result<EnginePlan> plan = plan_engine(*file, options);
+  ASSERT_TRUE(plan.ok()) << plan.error().message;
+  const Result<std::unique_ptr<Engine>> engine = Engine::load(std::move(file).value(), options);
+  ASSERT_FALSE(engine.ok());
+  EXPECT_EQ(engine.error().code, ErrorCode::kOutOfMemory);
+  EXPECT_NE(engine.error().message.find("5.86 MiB are available"), std::string::npos) << engine.error().message;
+  EXPECT_NE(engine.error().message.find("ower the"), std::string::npos) << engine.error().message;
+}
+
+TEST(EngineOnWeights, ContextsOutOfRangeAreRefused) {
+  Result<ModelFile> file = open_model_file(token_model());
+  ASSERT_TRUE(file.ok());
+  EngineOptions options;
+  options.context = 4097;
+  EXPECT_EQ(plan_engine(*file, options).error().code, ErrorCode::kUsage);
+  options.context = 0;
+  EXPECT_EQ(plan_engine(*file, options)->model.context, 4096);
+}
+
+}  // namespace
+}  // namespace ds4::e2e

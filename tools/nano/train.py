@@ -1,0 +1,407 @@
+#!/usr/bin/env python3
+"""Train ds4-nano on one GPU, in pieces of a few minutes.
+
+    python3 train.py --config config.json --data DIR --out DIR --seconds 480 [--resume DIR] [--length 2048] ...
+
+DIR of --data holds texts.jsonl, countries.json and tokenizer.json. A piece starts from the weights of --resume (weights
+only; optimizer state is rebuilt in a few dozen steps) or from scratch, runs until --seconds have passed since its start,
+and leaves in --out: weights-N.safetensors (bfloat16, each under 16 MiB), log.jsonl and samples.txt.
+
+Matrices are trained with Muon (momentum made orthogonal by Newton-Schulz iterations), everything else with Adam. The
+router's biases follow the load of the experts. Losses: next token, the MTP block's token after the next, and the
+distillation of the attention over compressed rows into the indexers. Needs PyTorch with CUDA, Triton and NumPy.
+"""
+
+import argparse
+import json
+import pathlib
+import threading
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import model as nano
+import safetensors_io
+from data import KIND_NAMES, SOURCES, Workers, conversation_rows, text_rows, text_streams
+from make_conversations import Maker
+from template import render
+from tokenizer import EOS, PAD, Tokenizer
+
+SHARD_BYTES = 15 << 20
+SAMPLES = [  # (messages, thinking)
+    ("What is the capital of France?", False), ("What is the capital of France?", True),
+    ("Whereabouts is Kenya?", False), ("What is the population of Japan?", True), ("Which countries are next to Poland?", False),
+    ("Hello, who are you?", False), ("What is 347 + 589?", True), ("What is 12 times 7?", True), ("What is 7 + 8?", False),
+    ("Sort these words alphabetically: stone, apple, river", False), ("Name 3 countries in Western Europe.", True),
+    ("Remember these facts.\nMira=4821\nTolun=990\nKarl=1377\n\nWhat is the number of Tolun?", False)]
+
+
+# ------------------------------------------------------------------------------------------------ optimizer
+
+def is_matrix(name, tensor):
+    """Trained with Muon: the linear maps between features."""
+    if tensor.dim() < 2 or name.startswith(("embed", "head")) or "hc_" in name:
+        return False
+    return not name.endswith((".gate.weight", "ape", "weights_proj.weight"))
+
+
+def as_matrices(name, tensor, config):
+    """A view [n, rows, columns] of the independent maps inside a parameter."""
+    if name.endswith("experts.w13"):
+        return tensor.reshape(-1, config.moe_intermediate_size, config.hidden_size)
+    if name.endswith("wo_a.weight"):
+        return tensor.reshape(config.o_groups, -1, tensor.shape[-1])
+    return tensor.reshape(-1, *tensor.shape[-2:])
+
+
+@torch.compile(dynamic=False)
+def orthogonalise(g):
+    """Newton-Schulz: [n, rows, columns] to matrices with the same singular vectors and singular values near 1."""
+    x = g.bfloat16()
+    tall = x.shape[-2] > x.shape[-1]
+    if tall:
+        x = x.transpose(-2, -1)
+    x = x / (x.float().norm(dim=(-2, -1), keepdim=True) + 1e-7).bfloat16()
+    for _ in range(5):
+        a = x @ x.transpose(-2, -1)
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * (a @ a)) @ x
+    return x.transpose(-2, -1) if tall else x
+
+
+class Muon:
+    def __init__(self, named, config, momentum=0.95, decay=0.02):
+        self.momentum, self.decay, self.groups = momentum, decay, {}
+        for name, tensor in named:
+            views = as_matrices(name, tensor.data, config)
+            self.groups.setdefault(tuple(views.shape[1:]), []).append((name, tensor, torch.zeros_like(views)))
+        self.config = config
+
+    @torch.no_grad()
+    def step(self, lr):
+        for shape, group in self.groups.items():
+            updates = []
+            for name, tensor, buffer in group:
+                grad = as_matrices(name, tensor.grad, self.config)
+                buffer.lerp_(grad, 1 - self.momentum)
+                updates.append(grad.lerp(buffer, self.momentum))
+            sizes = [len(update) for update in updates]
+            steps = orthogonalise(torch.cat(updates)).float().split(sizes)
+            scale = 0.2 * max(shape)**0.5
+            for (name, tensor, _), step in zip(group, steps):
+                tensor.mul_(1 - lr * self.decay)
+                tensor.add_(step.reshape(tensor.shape), alpha=-lr * scale)
+
+
+# ------------------------------------------------------------------------------------------------ the step
+
+@torch.compile(dynamic=False)
+def token_losses(hidden, weight, targets):
+    logits = F.linear(hidden.bfloat16(), weight.bfloat16()).float()
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+
+
+@torch.compile(dynamic=False)
+def token_losses_and_best(hidden, weight, targets):
+    logits = F.linear(hidden.bfloat16(), weight.bfloat16()).float()
+    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+    return loss, logits.argmax(-1)
+
+
+compiled_block = torch.compile(nano.Block.forward, dynamic=False)
+
+
+def shifted(x, by, fill):
+    return F.pad(x[:, by:], (0, by), value=fill)
+
+
+class Trainer:
+    def __init__(self, config, args):
+        self.config, self.args = config, args
+        torch.manual_seed(args.seed)
+        self.model = nano.Model(config)
+        fill_hash_tables(self.model, config)
+        if args.resume:
+            load_weights(self.model, args.resume)
+        self.model.cuda()
+        self.dtype = torch.bfloat16 if args.bf16_streams else torch.float32
+        named = list(self.model.named_parameters())
+        self.muon = Muon([(n, p) for n, p in named if is_matrix(n, p)], config)
+        rest = [p for n, p in named if not is_matrix(n, p)]
+        self.adam = torch.optim.AdamW(rest, lr=args.lr, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.0, fused=True)
+
+    def mode(self, **more):
+        a = self.args
+        return nano.Mode(**{"compute": torch.bfloat16, "sparse": a.sparse, "rounded_kv": a.rounded, "fused": True,
+                            "rounded_experts": a.rounded, "index_loss": True} | more)
+
+    def losses(self, ids, mask):
+        """Summed losses over the batch: next token, MTP (both per learned token), indexer; and the experts' loads."""
+        mode, model = self.mode(), self.model
+        x, index_losses, loads = model.streams(ids, mode, compiled_block, self.dtype)
+        wanted = shifted(mask, 1, 0).float()
+        loss = (token_losses(model.hidden(x, mode), model.head.weight, shifted(ids, 1, PAD)) * wanted).sum() / wanted.sum()
+        hidden, _, load = model.mtp_hidden(x, shifted(ids, 1, PAD), mode, compiled_block)
+        wanted = shifted(mask, 2, 0).float()
+        mtp = (token_losses(hidden, model.head.weight, shifted(ids, 2, PAD)) * wanted).sum() / wanted.sum()
+        return loss, mtp, sum(index_losses) / max(1, sum(r == 4 for r in self.config.compress_ratios)), loads + [load]
+
+    def step(self, ids, mask, lr):
+        loss, mtp, index, loads = self.losses(ids, mask)
+        (loss + self.args.mtp_weight * mtp + index).backward()
+        parameters = list(self.model.parameters())
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
+        self.muon.step(lr)
+        for group in self.adam.param_groups:
+            group["lr"] = lr
+        self.adam.step()
+        for parameter in parameters:
+            parameter.grad = None
+        self.balance(loads)
+        return torch.stack([loss.detach(), mtp.detach(), index.detach(), norm])
+
+    @torch.no_grad()
+    def balance(self, loads):
+        """Push the selection biases of underloaded experts up, of overloaded ones down."""
+        for block, load in zip([*self.model.layers, *self.model.mtp], loads):
+            if not block.ffn.gate.hashed:
+                load = load.float()
+                block.ffn.gate.bias += 1e-3 * torch.sign(load.mean() - load)
+
+
+def fill_hash_tables(model, config):
+    """Each token's experts in the hash-routed layers: a fixed pseudo-random choice, the same number of tokens to each."""
+    for layer in range(config.num_hash_layers):
+        rng = np.random.default_rng(1000 + layer)
+        table = np.zeros((config.vocab_size, config.num_experts_per_tok), np.int64)
+        order = rng.permutation(config.vocab_size)
+        first = np.arange(config.vocab_size) % config.n_routed_experts
+        table[order, 0] = first
+        for k in range(1, config.num_experts_per_tok):
+            table[order, k] = (first + k + (np.arange(config.vocab_size) // config.n_routed_experts)
+                               % (config.n_routed_experts - config.num_experts_per_tok + 1)) % config.n_routed_experts
+        model.layers[layer].ffn.gate.tid2eid.copy_(torch.from_numpy(table))
+
+
+# ------------------------------------------------------------------------------------------------ checkpoints
+
+def save_weights(model, folder):
+    """bfloat16 for what training changes in matrices, float32 for biases; shards below SHARD_BYTES."""
+    shard, size, number = {}, 0, 0
+    for name, tensor in model.state_dict().items():
+        if name.endswith("tid2eid"):
+            continue
+        tensor = tensor.float() if tensor.dim() == 1 else tensor.bfloat16()
+        if shard and size + tensor.nbytes > SHARD_BYTES:
+            safetensors_io.save(folder / f"weights-{number}.safetensors", shard)
+            shard, size, number = {}, 0, number + 1
+        shard[name] = tensor
+        size += tensor.nbytes
+    safetensors_io.save(folder / f"weights-{number}.safetensors", shard)
+
+
+def load_weights(model, folder):
+    state = {}
+    for path in sorted(pathlib.Path(folder).glob("weights-*.safetensors")):
+        state.update(safetensors_io.load(path)[0])
+    lacking = model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=False)
+    assert not lacking.unexpected_keys and all(name.endswith("tid2eid") for name in lacking.missing_keys), lacking
+
+
+# ------------------------------------------------------------------------------------------------ measuring
+
+@torch.no_grad()
+def evaluate(trainer, streams, rows, mode, length):
+    """Bits per byte of held-out texts, and per kind of held-out conversations: loss, right tokens, turns right throughout
+    (which is what greedy decoding would write), MTP drafts accepted."""
+    model, out = trainer.model, {}
+    batch = max(1, trainer.args.batch // 2)
+
+    def scored(ids, mask):
+        x, _, _ = model.streams(ids, mode, compiled_block, trainer.dtype)
+        hidden = model.hidden(x, mode)
+        loss, best = token_losses_and_best(hidden, model.head.weight, shifted(ids, 1, PAD))
+        draft_hidden, _, _ = model.mtp_hidden(x, shifted(ids, 1, PAD), mode, compiled_block)
+        _, draft = token_losses_and_best(draft_hidden, model.head.weight, shifted(ids, 2, PAD))
+        return loss, best, draft
+
+    for source in SOURCES:
+        stream, size = streams[source]
+        stream = stream[:40 * length]
+        count = len(stream) // length
+        if count == 0:
+            stream, count = np.pad(stream, (0, length - len(stream)), constant_values=PAD), 1
+        grid = torch.from_numpy(stream[:count * length].reshape(count, length).astype(np.int64)).cuda()
+        total, seen, drafts = 0.0, 0, 0
+        for at in range(0, count, batch):
+            ids = grid[at:at + batch]
+            padded = F.pad(ids, (0, 0, 0, batch - len(ids)), value=PAD)
+            loss, best, draft = (part[:len(ids)] for part in scored(padded, None))
+            good = ids[:, 1:] != PAD
+            total += float((loss[:, :-1] * good).sum())
+            seen += int(good.sum())
+            drafts += int(((draft[:, :-2] == ids[:, 2:]) & good[:, 1:]).sum())
+        tokens_per_byte = len(streams[source][0]) / size
+        out[source] = {"loss": total / seen, "bits_per_byte": total / seen / np.log(2) * tokens_per_byte, "mtp": drafts / seen}
+    ids, mask, kinds = (torch.from_numpy(part.astype(np.int64)).cuda() for part in rows)
+    sums = {kind: np.zeros(6) for kind in KIND_NAMES}
+    for at in range(0, len(ids) - len(ids) % batch, batch):
+        b_ids, b_mask, b_kinds = ids[at:at + batch], mask[at:at + batch], kinds[at:at + batch]
+        loss, best, draft = scored(b_ids, b_mask)
+        wanted = shifted(b_mask, 1, 0).bool()
+        right = best == shifted(b_ids, 1, PAD)
+        accepted = (draft == shifted(b_ids, 2, PAD)) & shifted(b_mask, 2, 0).bool() & wanted
+        for row in range(len(b_ids)):
+            edges = torch.diff(F.pad(wanted[row].long(), (1, 1)))
+            begins, ends = (edges == 1).nonzero()[:, 0].tolist(), (edges == -1).nonzero()[:, 0].tolist()
+            row_right, row_kinds = right[row].cpu().numpy(), b_kinds[row].cpu().numpy()
+            row_loss, row_accepted = loss[row].cpu().numpy(), accepted[row].cpu().numpy()
+            for begin, end in zip(begins, ends):
+                sums[KIND_NAMES[row_kinds[begin]]] += [row_loss[begin:end].sum(), end - begin, row_right[begin:end].sum(),
+                                                       row_right[begin:end].all(), 1, row_accepted[begin:end].sum()]
+    for kind, (loss, tokens, right, whole, turns, drafts) in sums.items():
+        if turns:
+            out[kind] = {"loss": loss / tokens, "right": right / tokens, "turns_right": whole / turns, "turns": int(turns),
+                         "mtp": drafts / tokens}
+    return out
+
+
+@torch.no_grad()
+def sample(model, tokenizer, mode, most=80):
+    """Greedy answers to SAMPLES; the whole row is computed anew for every token, which is slow and simple."""
+    prompts = [tokenizer.encode("".join(text for text, _ in render(
+        [{"role": "system", "content": "You are a helpful assistant"}, {"role": "user", "content": question}], thinking=thinking)))
+        for question, thinking in SAMPLES]
+    length = -(-(max(map(len, prompts)) + most) // 128) * 128
+    ids = torch.full((len(prompts), length), PAD, device="cuda")
+    for row, prompt in enumerate(prompts):
+        ids[row, :len(prompt)] = torch.tensor(prompt)
+    at = torch.tensor([len(prompt) for prompt in prompts], device="cuda")
+    done = torch.zeros(len(prompts), dtype=torch.bool, device="cuda")
+    every = torch.arange(len(prompts), device="cuda")
+    for _ in range(most):
+        x, _, _ = model.streams(ids, mode)
+        best = model.logits(model.hidden(x[every, at - 1][:, None], mode), mode)[:, 0].argmax(-1)
+        ids[every, at] = torch.where(done, PAD, best)
+        done |= best == EOS
+        at += (~done).long()
+        if bool(done.all()):
+            break
+    lines = []
+    for (question, thinking), row, prompt in zip(SAMPLES, ids.tolist(), prompts):
+        answer = tokenizer.decode(token for token in row[len(prompt):] if token != PAD)
+        lines.append(f"[{'think' if thinking else 'chat'}] {question!r}\n    -> {answer!r}")
+    return "\n".join(lines)
+
+
+# ------------------------------------------------------------------------------------------------ main
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--data", type=pathlib.Path, required=True)
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--resume", default="")
+    parser.add_argument("--seconds", type=float, default=480, help="wall time of the piece, start-up and measuring included")
+    parser.add_argument("--measure-seconds", type=float, default=45, help="of which kept for measuring and saving")
+    parser.add_argument("--length", type=int, default=2048)
+    parser.add_argument("--batch", type=int, default=32, help="rows in a step")
+    parser.add_argument("--text-share", type=float, default=0.35)
+    parser.add_argument("--recall-chars", type=int, default=5000)
+    parser.add_argument("--recall-weight", type=float, default=10)
+    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--lr-end", type=float, default=3e-4)
+    parser.add_argument("--warmup", type=int, default=100)
+    parser.add_argument("--mtp-weight", type=float, default=0.3)
+    parser.add_argument("--sparse", action="store_true", help="attend to the indexer's rows only")
+    parser.add_argument("--rounded", action="store_true", help="rounded KV and indexer rows, MXFP4 experts")
+    parser.add_argument("--bf16-streams", action="store_true")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--max-steps", type=int, default=10**9)
+    parser.add_argument("--profile", action="store_true", help="print where the GPU's time goes in steps 20 to 22")
+    return parser.parse_args()
+
+
+def main():
+    begun, args = time.time(), parse()
+    args.out.mkdir(parents=True, exist_ok=True)
+    torch.set_float32_matmul_precision("high")
+    torch._dynamo.config.cache_size_limit = 64
+    config = nano.Config.load(args.config)
+    paths = [str(args.data / name) for name in ("texts.jsonl", "countries.json", "tokenizer.json")]
+    weights = dict(Maker.KINDS, recall=args.recall_weight)
+    workers = Workers(*paths, args.seed, args.length, args.recall_chars, weights)
+    tokenizer = Tokenizer(paths[2])
+    streams = text_streams(paths[0], tokenizer, "train")
+    held_rows = {}
+
+    def prepare():  # the held-out side, while the GPU compiles and trains
+        held_rows["streams"] = text_streams(paths[0], tokenizer, "heldout")
+        rows = conversation_rows(*paths[:2], tokenizer, "heldout", 0, args.length, args.recall_chars)
+        held_rows["rows"] = [np.stack(part) for part in zip(*(next(rows) for _ in range(max(args.batch, 131072 * 2 // args.length))))]
+    thread = threading.Thread(target=prepare)
+    thread.start()
+
+    trainer = Trainer(config, args)
+    log = open(args.out / "log.jsonl", "w", encoding="utf-8")
+
+    def note(**entry):
+        text = json.dumps({key: round(v, 5) if isinstance(v, float) else v for key, v in entry.items()})
+        log.write(text + "\n")
+        log.flush()
+        print(text, flush=True)
+    note(parameters=sum(p.numel() for p in trainer.model.parameters()), tokens={k: len(v[0]) for k, v in streams.items()},
+         seconds=time.time() - begun)
+    rng = np.random.default_rng(args.seed)
+    texts = round(args.batch * args.text_share)
+    train_until = begun + args.seconds - args.measure_seconds
+    step, started, recent, tokens_done, last = 0, None, [], 0, time.time()
+    while step < args.max_steps:
+        now = time.time()
+        if now > train_until:
+            break
+        if started is None and step == 3:
+            torch.cuda.synchronize()
+            started = now = last = time.time()
+            note(first_steps_seconds=now - begun)
+        progress = (now - started) / (train_until - started) if started else 0.0
+        lr = args.lr + (args.lr_end - args.lr) * min(1.0, progress)
+        lr *= min(1.0, (step + 1) / args.warmup)
+        parts = zip(text_rows(streams, rng, texts, args.length), workers.rows(args.batch - texts))
+        ids, mask, _ = (np.concatenate(part) for part in parts)
+        ids = torch.from_numpy(ids.astype(np.int32)).pin_memory().cuda(non_blocking=True).long()
+        mask = torch.from_numpy(mask).pin_memory().cuda(non_blocking=True)
+        if args.profile and step == 20:
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+                for _ in range(3):
+                    trainer.step(ids, mask, lr)
+                torch.cuda.synchronize()
+            print(profile.key_averages().table(sort_by="cuda_time_total", row_limit=30, max_name_column_width=90), flush=True)
+        recent.append(trainer.step(ids, mask, lr))
+        tokens_done += ids.numel()
+        step += 1
+        if step % 100 == 0 or step <= 3:
+            mean = torch.stack(recent).mean(0).tolist()  # waits for the GPU
+            elapsed, last = time.time() - last, time.time()
+            note(step=step, loss=mean[0], mtp=mean[1], index=mean[2], norm=mean[3], lr=lr,
+                 tokens_per_second=round(len(recent) * args.batch * args.length / elapsed), seconds=time.time() - begun)
+            recent = []
+    torch.cuda.synchronize()
+    note(steps=step, tokens=tokens_done, train_seconds=time.time() - (started or begun),
+         gpu_gib=torch.cuda.max_memory_allocated() / 2**30, queue=workers.queue.qsize())
+    workers.stop()
+    save_weights(trainer.model, args.out)
+    thread.join()
+    mode = trainer.mode(index_loss=False)
+    for name, result in evaluate(trainer, held_rows["streams"], held_rows["rows"], mode, args.length).items():
+        note(kind=name, **{key: float(value) if not isinstance(value, int) else value for key, value in result.items()})
+    text = sample(trainer.model, tokenizer, trainer.mode(index_loss=False))
+    (args.out / "samples.txt").write_text(text, encoding="utf-8")
+    print(text)
+    loads = [[round(float(b), 3) for b in block.ffn.gate.bias] for block in trainer.model.layers if not block.ffn.gate.hashed]
+    note(biases=loads, seconds=time.time() - begun)
+
+
+if __name__ == "__main__":
+    main()
