@@ -1,5 +1,6 @@
 #include "dense_cases.h"
 
+#include <algorithm>
 #include <numeric>
 
 #include "base/text.h"
@@ -8,7 +9,7 @@ namespace ds4::conformance {
 
 namespace {
 
-constexpr double kFloatBound = 2e-5;
+constexpr double kFloatBound = 1e-5;
 
 /// The rows `rows` of a matrix with `cols` columns.
 template <typename T>
@@ -73,22 +74,38 @@ using Shared = std::shared_ptr<const Inputs>;
 
 std::int64_t size_of(const std::vector<int>& rows) { return static_cast<std::int64_t>(rows.size()); }
 
-double bytes_of(const WeightData& w) { return static_cast<double>(w.bytes.size()); }
-double macs_of(const WeightData& w) { return static_cast<double>(w.in) * static_cast<double>(w.out); }
+/// A weight that is made when a case first runs.
+class Lazy {
+ public:
+  Lazy(HostWeight shape, std::function<WeightData()> make) : shape_(shape), make_(std::move(make)) {}
+  const WeightData& operator*() const {
+    if (data_.bytes.empty()) data_ = make_();
+    return data_;
+  }
+  double bytes() const { return static_cast<double>(shape_.bytes()); }
+  double macs() const { return static_cast<double>(shape_.in) * static_cast<double>(shape_.out); }
 
-std::shared_ptr<const WeightData> matrix(std::uint64_t seed, DType type, std::int64_t in, std::int64_t out,
-                                         std::int64_t count = 1) {
-  return std::make_shared<WeightData>(random_weight(seed, type, in, out, count));
+ private:
+  HostWeight shape_;
+  std::function<WeightData()> make_;
+  mutable WeightData data_;
+};
+using Matrix = std::shared_ptr<const Lazy>;
+
+Matrix matrix(std::uint64_t seed, DType type, std::int64_t in, std::int64_t out, std::int64_t count = 1) {
+  return std::make_shared<Lazy>(HostWeight{type, in, out, count, nullptr},
+                                [=] { return random_weight(seed, type, in, out, count); });
 }
-std::shared_ptr<const WeightData> vector(std::uint64_t seed, std::int64_t count, float mean, float scale) {
-  return std::make_shared<WeightData>(random_vector(seed, count, mean, scale));
+Matrix vector(std::uint64_t seed, std::int64_t count, float mean, float scale) {
+  return std::make_shared<Lazy>(HostWeight{DType::kF32, count, 1, 1, nullptr},
+                                [=] { return random_vector(seed, count, mean, scale); });
 }
 
 DenseCase embed_case(const Shared& in) {
   const auto table = matrix(21, in->type, in->d.hidden, in->d.vocab);
   return {.op = "embed", .bound = 0.0, .run = [=](Rig& rig, const std::vector<int>& rows) {
             const Rows batch(rig, rows, in->tokens, in->positions);
-            const Weight w = rig.weight(*table);
+            const Weight w = rig.weight(**table);
             const Tensor streams = rig.output(size_of(rows), std::int64_t{in->d.hc} * in->d.hidden);
             rig.backend().embed({w, streams});
             return std::vector<Output>{{"streams", streams.cols, rig.read(streams), {}}};
@@ -99,7 +116,7 @@ DenseCase rms_norm_case(const Shared& in) {
   const auto weight = vector(22, in->d.hidden, 1.0F, 0.2F);
   return {.op = "rms_norm", .bound = 2e-6, .run = [=](Rig& rig, const std::vector<int>& rows) {
             const Rows batch(rig, rows, in->tokens, in->positions);
-            const Weight w = rig.weight(*weight);
+            const Weight w = rig.weight(**weight);
             const Tensor x = rig.input(pick(in->x, rows, in->d.hidden), size_of(rows));
             rig.backend().rms_norm({x, w, x});
             return std::vector<Output>{{"y", x.cols, rig.read(x), {}}};
@@ -107,20 +124,20 @@ DenseCase rms_norm_case(const Shared& in) {
 }
 
 struct HcWeights {
-  std::shared_ptr<const WeightData> fn, base, scale;
+  Matrix fn, base, scale;
   HcWeights(const Inputs& in, int controls, int scales)
       : fn(matrix(23, in.type, std::int64_t{in.d.hc} * in.d.hidden, controls)),
         base(vector(24, controls, 0.0F, 1.0F)),
         scale(vector(25, scales, 1.0F, 0.3F)) {}
-  HyperConnectionWeights load(Rig& rig) const { return {rig.weight(*fn), rig.weight(*base), rig.weight(*scale)}; }
+  HyperConnectionWeights load(Rig& rig) const { return {rig.weight(**fn), rig.weight(**base), rig.weight(**scale)}; }
 };
 
 DenseCase hc_pre_case(const Shared& in) {
   const HcWeights weights(*in, in->d.hc_controls(), 3);
   return {.op = "hc_pre",
           .bound = kFloatBound,
-          .weight_bytes = bytes_of(*weights.fn),
-          .macs_per_row = macs_of(*weights.fn),
+          .weight_bytes = weights.fn->bytes(),
+          .macs_per_row = weights.fn->macs(),
           .run = [=](Rig& rig, const std::vector<int>& rows) {
             const Rows batch(rig, rows, in->tokens, in->positions);
             const HyperConnectionWeights hc = weights.load(rig);
@@ -139,8 +156,8 @@ DenseCase hc_head_case(const Shared& in) {
   const HcWeights weights(*in, in->d.hc, 1);
   return {.op = "hc_head",
           .bound = kFloatBound,
-          .weight_bytes = bytes_of(*weights.fn),
-          .macs_per_row = macs_of(*weights.fn),
+          .weight_bytes = weights.fn->bytes(),
+          .macs_per_row = weights.fn->macs(),
           .run = [=](Rig& rig, const std::vector<int>& rows) {
             const Rows batch(rig, rows, in->tokens, in->positions);
             const HyperConnectionWeights hc = weights.load(rig);
@@ -169,14 +186,14 @@ DenseCase query_heads_case(const Shared& in) {
   const auto norm = vector(28, in->d.q_lora, 1.0F, 0.2F);
   return {.op = "query_heads",
           .bound = kFloatBound,
-          .int8_bound = 0.06,
-          .weight_bytes = bytes_of(*q_a) + bytes_of(*q_b),
-          .macs_per_row = macs_of(*q_a) + macs_of(*q_b),
+          .int8_bound = 0.012,
+          .weight_bytes = q_a->bytes() + q_b->bytes(),
+          .macs_per_row = q_a->macs() + q_b->macs(),
           .run = [=](Rig& rig, const std::vector<int>& rows) {
             const Rows batch(rig, rows, in->tokens, in->positions);
-            const Weight a = rig.weight(*q_a);
-            const Weight b = rig.weight(*q_b);
-            const Weight n = rig.weight(*norm);
+            const Weight a = rig.weight(**q_a);
+            const Weight b = rig.weight(**q_b);
+            const Weight n = rig.weight(**norm);
             const Tensor x = rig.input(pick(in->x, rows, in->d.hidden), size_of(rows));
             const Tensor rope = rig.input(in->frequencies, 1);
             const Tensor qr = rig.output(size_of(rows), in->d.q_lora);
@@ -192,13 +209,13 @@ DenseCase attention_output_case(const Shared& in) {
   const auto b = matrix(30, in->type, std::int64_t{in->d.o_groups} * in->d.o_lora, in->d.hidden);
   return {.op = "attention_output",
           .bound = kFloatBound,
-          .int8_bound = 0.06,
-          .weight_bytes = bytes_of(*a) + bytes_of(*b),
-          .macs_per_row = macs_of(*a) + macs_of(*b),
+          .int8_bound = 0.012,
+          .weight_bytes = a->bytes() + b->bytes(),
+          .macs_per_row = a->macs() + b->macs(),
           .run = [=](Rig& rig, const std::vector<int>& rows) {
             const Rows batch(rig, rows, in->tokens, in->positions);
-            const Weight wa = rig.weight(*a);
-            const Weight wb = rig.weight(*b);
+            const Weight wa = rig.weight(**a);
+            const Weight wb = rig.weight(**b);
             const Tensor o = rig.input(pick(in->heads, rows, std::int64_t{in->d.heads} * in->d.head_dim), size_of(rows));
             const Tensor y = rig.output(size_of(rows), in->d.hidden);
             rig.backend().attention_output({o, wa, wb, y});
@@ -206,30 +223,36 @@ DenseCase attention_output_case(const Shared& in) {
           }};
 }
 
-DenseCase route_case(const Shared& in, bool hashed) {
-  const auto gate = matrix(31, in->type, in->d.hidden, in->d.experts);
-  const auto bias = hashed ? std::make_shared<const WeightData>() : vector(32, in->d.experts, 0.0F, 0.3F);
-  auto table = std::make_shared<WeightData>();
-  if (hashed) {
-    *table = {DType::kI32, in->d.experts_used, in->d.vocab, 1, {}};
+/// Which experts a token uses: different ones, starting anywhere.
+Matrix expert_table(const Dims& d) {
+  const auto make = [=] {
+    WeightData table{DType::kI32, d.experts_used, d.vocab, 1, {}};
     Random random(33);
     std::vector<std::int32_t> ids;
-    for (int t = 0; t < in->d.vocab; ++t) {
-      const auto start = random.below(in->d.experts);
-      for (int i = 0; i < in->d.experts_used; ++i) ids.push_back(static_cast<std::int32_t>((start + i) % in->d.experts));
+    for (int t = 0; t < d.vocab; ++t) {
+      const auto start = random.below(d.experts);
+      for (int i = 0; i < d.experts_used; ++i) ids.push_back(static_cast<std::int32_t>((start + i) % d.experts));
     }
     const auto* bytes = reinterpret_cast<const std::byte*>(ids.data());
-    table->bytes.assign(bytes, bytes + ids.size() * sizeof(std::int32_t));
-  }
+    table.bytes.assign(bytes, bytes + ids.size() * sizeof(std::int32_t));
+    return table;
+  };
+  return std::make_shared<Lazy>(HostWeight{DType::kI32, d.experts_used, d.vocab, 1, nullptr}, make);
+}
+
+DenseCase route_case(const Shared& in, bool hashed) {
+  const auto gate = matrix(31, in->type, in->d.hidden, in->d.experts);
+  const Matrix bias = hashed ? nullptr : vector(32, in->d.experts, 0.0F, 0.3F);
+  const Matrix table = hashed ? expert_table(in->d) : nullptr;
   return {.op = hashed ? "route(hash)" : "route",
           .bound = kFloatBound,
-          .weight_bytes = bytes_of(*gate),
-          .macs_per_row = macs_of(*gate),
+          .weight_bytes = gate->bytes(),
+          .macs_per_row = gate->macs(),
           .run = [=](Rig& rig, const std::vector<int>& rows) {
             const Rows batch(rig, rows, in->tokens, in->positions);
-            const Weight g = rig.weight(*gate);
-            const Weight b = rig.weight(*bias);
-            const Weight t = rig.weight(*table);
+            const Weight g = rig.weight(**gate);
+            const Weight b = bias == nullptr ? Weight{} : rig.weight(**bias);
+            const Weight t = table == nullptr ? Weight{} : rig.weight(**table);
             const Tensor x = rig.input(pick(in->x, rows, in->d.hidden), size_of(rows));
             const IntTensor experts = rig.int_output(size_of(rows), in->d.experts_used);
             const Tensor weights = rig.output(size_of(rows), in->d.experts_used);
@@ -247,17 +270,17 @@ DenseCase experts_case(const Shared& in, DType down_type, float limit) {
   const auto shared_gate = matrix(37, in->type, d.hidden, d.shared_ff);
   const auto shared_up = matrix(38, in->type, d.hidden, d.shared_ff);
   const auto shared_down = matrix(39, in->type, d.shared_ff, d.hidden);
-  const double per_expert = (bytes_of(*gate) + bytes_of(*up) + bytes_of(*down)) / d.experts;
+  const double per_expert = (gate->bytes() + up->bytes() + down->bytes()) / d.experts;
   return {.op = "experts",
           .detail = cat("down ", dtype_info(down_type).name, " limit ", static_cast<double>(limit)),
           .bound = kFloatBound,
-          .int8_bound = 0.08,
-          .weight_bytes = per_expert * d.experts_used + bytes_of(*shared_gate) + bytes_of(*shared_up) + bytes_of(*shared_down),
+          .int8_bound = 0.02,
+          .weight_bytes = per_expert * d.experts_used + shared_gate->bytes() + shared_up->bytes() + shared_down->bytes(),
           .macs_per_row = 3.0 * d.hidden * (static_cast<double>(d.expert_ff) * d.experts_used + d.shared_ff),
           .run = [=](Rig& rig, const std::vector<int>& rows) {
             const Rows batch(rig, rows, in->tokens, in->positions);
-            const Weight g = rig.weight(*gate), u = rig.weight(*up), o = rig.weight(*down);
-            const Weight sg = rig.weight(*shared_gate), su = rig.weight(*shared_up), so = rig.weight(*shared_down);
+            const Weight g = rig.weight(**gate), u = rig.weight(**up), o = rig.weight(**down);
+            const Weight sg = rig.weight(**shared_gate), su = rig.weight(**shared_up), so = rig.weight(**shared_down);
             const Tensor x = rig.input(pick(in->x, rows, in->d.hidden), size_of(rows));
             const IntTensor experts = rig.input(pick(in->experts, rows, in->d.experts_used), size_of(rows));
             const Tensor weights = rig.input(pick(in->expert_weights, rows, in->d.experts_used), size_of(rows));
@@ -271,12 +294,12 @@ DenseCase logits_case(const Shared& in) {
   const auto output = matrix(40, in->type, in->d.hidden, in->d.vocab);
   return {.op = "logits",
           .bound = kFloatBound,
-          .int8_bound = 0.04,
-          .weight_bytes = bytes_of(*output),
-          .macs_per_row = macs_of(*output),
+          .int8_bound = 0.008,
+          .weight_bytes = output->bytes(),
+          .macs_per_row = output->macs(),
           .run = [=](Rig& rig, const std::vector<int>& rows) {
             const Rows batch(rig, rows, in->tokens, in->positions);
-            const Weight w = rig.weight(*output);
+            const Weight w = rig.weight(**output);
             const Tensor h = rig.input(pick(in->x, rows, in->d.hidden), size_of(rows));
             const Tensor logits = rig.output(size_of(rows), in->d.vocab);
             rig.backend().logits({h, w, logits});

@@ -53,19 +53,23 @@ void fill_blocks(Random& random, DType type, float scale, std::vector<std::byte>
 
 WeightData random_weight(std::uint64_t seed, DType type, std::int64_t in, std::int64_t out, std::int64_t count) {
   Random random(seed);
-  WeightData weight{type, in, out, count, {}};
   const std::size_t row = row_bytes(type, static_cast<std::size_t>(in));
-  weight.bytes.resize(row * static_cast<std::size_t>(out * count));
   const float scale = 1.0F / std::sqrt(static_cast<float>(in));
-  if (!can_encode(type)) {
-    fill_blocks(random, type, scale, weight.bytes);
-    return weight;
+  // A prime number of different rows, repeated: large weights cost no more than that, and no tile meets the same twice.
+  const std::int64_t distinct = std::min<std::int64_t>(out * count, 61);
+  std::vector<std::byte> rows(row * static_cast<std::size_t>(distinct));
+  if (can_encode(type)) {
+    std::vector<float> values(static_cast<std::size_t>(in));
+    for (std::size_t at = 0; at < rows.size(); at += row) {
+      for (float& v : values) v = scale * random.normal();
+      encode_row(type, values.data(), rows.data() + at, values.size());
+    }
+  } else {
+    fill_blocks(random, type, scale, rows);
   }
-  std::vector<float> values(static_cast<std::size_t>(in));
-  for (std::size_t at = 0; at < weight.bytes.size(); at += row) {
-    for (float& v : values) v = scale * random.normal();
-    encode_row(type, values.data(), weight.bytes.data() + at, values.size());
-  }
+  WeightData weight{type, in, out, count, std::vector<std::byte>(row * static_cast<std::size_t>(out * count))};
+  for (std::size_t at = 0; at < weight.bytes.size(); at += rows.size())
+    std::copy_n(rows.begin(), std::min(rows.size(), weight.bytes.size() - at), weight.bytes.begin() + static_cast<std::ptrdiff_t>(at));
   return weight;
 }
 

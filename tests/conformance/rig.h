@@ -61,8 +61,12 @@ struct Output {
   std::vector<std::int32_t> ints;
 };
 
-/// The largest difference, over the root mean square of what is expected. NaN counts as infinite.
-double distance(std::span<const float> expected, std::span<const float> found);
+/// Differences over the root mean square of what is expected. A NaN on either side is an infinite difference.
+struct Distance {
+  double largest = 0;
+  double mean = 0;  // root mean square
+};
+Distance distance(std::span<const float> expected, std::span<const float> found);
 
 /// Counts checks, prints failures.
 class Report {
