@@ -24,7 +24,8 @@ Status check(const Options& options) {
   if (sources > 1) return usage("give one of --prompt, --prompt-file, --tokens-file and --perplexity-file");
   const bool needs_prompt =
       options.dump_tokens || !options.dump_logits.empty() || !options.dump_logprobs.empty() || options.print_tokens;
-  if (needs_prompt && sources == 0) return usage("this needs a prompt: -p TEXT, --prompt-file FILE or --tokens-file IDS");
+  if (needs_prompt && sources == 0)
+    return usage("this needs a prompt: -p TEXT, --prompt-file FILE or --tokens-file IDS");
   if (options.logprobs_top_k < 1) return usage("--logprobs-top-k: expected at least 1");
   return check_sampling(options.sampling);
 }
@@ -73,7 +74,8 @@ Result<std::unique_ptr<Engine>> load_engine(Console& console, ModelFile file, co
 }
 
 /// Answers one prompt. Token ids go out as ids when asked for, or when nothing can spell them.
-Status answer(Console& console, const Engine& engine, Session& session, const PromptInput& prompt, const Options& options) {
+Status answer(Console& console, const Engine& engine, Session& session, const PromptInput& prompt,
+              const Options& options) {
   GenerateOptions generate;
   generate.sampling = options.sampling;
   generate.max_tokens = options.max_tokens;
@@ -135,7 +137,8 @@ Status run_with(Console& console, Options& options) {
 
   DS4_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, load_engine(console, std::move(file), options));
   if (!options.seed_given) options.sampling.seed = seed_from_clock();
-  if (!options.one_shot() && options.perplexity_file.empty()) return ChatLoop(console, std::move(engine), options).run();
+  if (!options.one_shot() && options.perplexity_file.empty())
+    return ChatLoop(console, std::move(engine), options).run();
 
   DS4_ASSIGN_OR_RETURN(Session session, engine->new_session());
   if (!options.perplexity_file.empty()) return run_perplexity(console, session, *engine, options);
