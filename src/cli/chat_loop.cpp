@@ -64,7 +64,7 @@ Status ChatLoop::run() {
   while (true) {
     interrupted() = false;
     const std::optional<std::string> entry = read_input_entry();
-    if (!entry) return {};
+    if (!entry) return interrupted() ? Status(Error{ErrorCode::kCancelled, "interrupted"}) : Status();
     const std::string_view line = trimmed(*entry);
     if (line.empty()) continue;
     if (const Status saved = history_.add(*entry); !saved.ok()) console_.warn(saved.error().message);

@@ -35,6 +35,7 @@ struct Options {
   std::string perplexity_file;
 
   bool one_shot() const { return prompt || !prompt_file.empty() || !tokens_file.empty(); }
+  bool chats() const { return !one_shot() && perplexity_file.empty(); }
 };
 
 /// Tokens of context from which Think Max is used: its long reasoning needs the room.

@@ -52,7 +52,7 @@ Result<PromptInput> read_prompt(Console& console, const Options& options, bool h
   return PromptInput(std::move(prompt));
 }
 
-Result<std::vector<TokenId>> tokens_of(const PromptInput& input, const std::optional<Tokenizer>& tokenizer) {
+Result<std::vector<TokenId>> tokens_of(const PromptInput& input, const Tokenizer* tokenizer) {
   if (const auto* tokens = std::get_if<std::vector<TokenId>>(&input)) return *tokens;
   return tokenizer->encode(std::get<Prompt>(input));
 }
@@ -61,6 +61,7 @@ Result<std::unique_ptr<Engine>> load_engine(Console& console, ModelFile file, co
   console.progress(cat("ds4: loading ", escaped(options.model, 200), " (", human_bytes(file.gguf.size()), ")"));
   EngineOptions engine_options = options.engine;
   engine_options.all_logits = !options.dump_logits.empty() || !options.perplexity_file.empty();
+  if (!options.chats()) engine_options.snapshots = 0;  // nothing comes back to them
   Result<std::unique_ptr<Engine>> engine = Engine::load(std::move(file), engine_options);
   console.progress("");
   if (!engine.ok()) return engine;
@@ -129,9 +130,10 @@ Status run_with(Console& console, Options& options) {
     return usage("this model has no tokenizer: it cannot chat, but takes token ids with --tokens-file");
   }
   if (options.dump_tokens) {
+    const Tokenizer* tokenizer = has_tokenizer ? &*file.tokenizer : nullptr;
     DS4_ASSIGN_OR_RETURN(const PromptInput prompt, read_prompt(console, options, has_tokenizer, INT64_MAX));
-    DS4_ASSIGN_OR_RETURN(const std::vector<TokenId> tokens, tokens_of(prompt, file.tokenizer));
-    dump_tokens(console, has_tokenizer ? &*file.tokenizer : nullptr, tokens);
+    DS4_ASSIGN_OR_RETURN(const std::vector<TokenId> tokens, tokens_of(prompt, tokenizer));
+    dump_tokens(console, tokenizer, tokens);
     return {};
   }
 
@@ -144,11 +146,7 @@ Status run_with(Console& console, Options& options) {
   if (!options.perplexity_file.empty()) return run_perplexity(console, session, *engine, options);
   DS4_ASSIGN_OR_RETURN(const PromptInput prompt, read_prompt(console, options, has_tokenizer, engine->context()));
   if (!options.dump_logits.empty()) {
-    std::vector<TokenId> tokens;
-    if (const auto* ids = std::get_if<std::vector<TokenId>>(&prompt)) tokens = *ids;
-    else {
-      DS4_ASSIGN_OR_RETURN(tokens, engine->tokenizer()->encode(std::get<Prompt>(prompt)));
-    }
+    DS4_ASSIGN_OR_RETURN(const std::vector<TokenId> tokens, tokens_of(prompt, engine->tokenizer()));
     return dump_logits(console, session, tokens, options.dump_logits);
   }
   if (!options.dump_logprobs.empty()) {

@@ -56,6 +56,8 @@ struct EnginePlan {
 
   std::uint64_t need() const { return memory.total(); }
   bool fits() const { return !available || need() <= *available; }
+  /// The longest context that fits, in whole pages; 0 when none does.
+  std::int64_t fitting_context() const;
   /// "needs 5.1 GiB (...), 4.0 GiB are available: ..." with what to lower.
   Error refusal() const;
   /// A warning when the mapped weights do not fit besides; empty otherwise.

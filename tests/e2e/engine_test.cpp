@@ -6,6 +6,7 @@
 #include <random>
 #include <stdexcept>
 
+#include "base/text.h"
 #include "engine/engine.h"
 #include "models.h"
 
@@ -93,21 +94,39 @@ TEST(EngineOnWeights, ACancelledPrefillGoesOnWhereItStopped) {
 
 TEST(EngineOnWeights, APlanThatDoesNotFitIsRefusedWithWhatWould) {
   const std::string meminfo = work_dir() + "/meminfo";
-  write_file(meminfo, "MemAvailable:   2000 kB\n");
   EngineOptions options;
   options.context = 4096;
   options.prefill_chunk = 4;
   options.backend.device = "reference";
   options.memory = {meminfo, "/nowhere", "/nowhere"};
-  Result<ModelFile> file = open_model_file(token_model());
-  ASSERT_TRUE(file.ok());
-  const Result<EnginePlan> plan = plan_engine(*file, options);
-  ASSERT_TRUE(plan.ok()) << plan.error().message;
-  const Result<std::unique_ptr<Engine>> engine = Engine::load(std::move(file).value(), options);
-  ASSERT_FALSE(engine.ok());
-  EXPECT_EQ(engine.error().code, ErrorCode::kOutOfMemory);
-  EXPECT_NE(engine.error().message.find("1.95 MiB are available"), std::string::npos) << engine.error().message;
-  EXPECT_NE(engine.error().message.find("ower the"), std::string::npos) << engine.error().message;
+  int shorter = 0;
+  for (int kib = 100; kib < 6000; kib += 100) {
+    write_file(meminfo, cat("MemAvailable:   ", kib, " kB\n"));
+    options.context = 4096;
+    Result<ModelFile> file = open_model_file(token_model());
+    ASSERT_TRUE(file.ok());
+    const Result<EnginePlan> plan = plan_engine(*file, options);
+    ASSERT_TRUE(plan.ok()) << plan.error().message;
+    options.context = plan->fitting_context();
+    if (plan->fits()) {
+      EXPECT_TRUE(Engine::load(std::move(file).value(), options).ok());
+      continue;
+    }
+    if (options.context > 0) {
+      ++shorter;
+      EXPECT_NE(plan->refusal().message.find(cat(options.context, " tokens fit")), std::string::npos);
+      EXPECT_TRUE(plan_engine(*file, options)->fits()) << kib << " KiB, " << options.context << " tokens";
+      options.context += kPageTokens;
+      EXPECT_FALSE(plan_engine(*file, options)->fits()) << kib << " KiB, " << options.context << " tokens";
+    }
+    options.context = 4096;
+    const Result<std::unique_ptr<Engine>> engine = Engine::load(std::move(file).value(), options);
+    ASSERT_FALSE(engine.ok());
+    EXPECT_EQ(engine.error().code, ErrorCode::kOutOfMemory);
+    EXPECT_NE(engine.error().message.find(cat(human_bytes(std::uint64_t(kib) * 1024), " are available")),
+              std::string::npos);
+  }
+  EXPECT_GT(shorter, 3);
 }
 
 TEST(EngineOnWeights, ContextsOutOfRangeAreRefused) {
