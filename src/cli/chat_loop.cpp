@@ -64,15 +64,15 @@ Status ChatLoop::run() {
   while (true) {
     interrupted() = false;
     const std::optional<std::string> entry = read_input_entry();
-    if (!entry) return {};
+    if (!entry) return interrupted() ? Status(Error{ErrorCode::kCancelled, "interrupted"}) : Status();
     const std::string_view line = trimmed(*entry);
     if (line.empty()) continue;
     if (const Status saved = history_.add(*entry); !saved.ok()) console_.warn(saved.error().message);
     if (line.starts_with('/')) {
       DS4_ASSIGN_OR_RETURN(const bool go_on, command(line));
       if (!go_on) return {};
-    } else if (const Status status = turn(*entry); !status.ok()) {
-      console_.error(status.error());
+    } else {
+      show(turn(*entry));
     }
   }
 }
@@ -111,9 +111,16 @@ Result<bool> ChatLoop::command(std::string_view line) {
   } else {
     status = Error{ErrorCode::kUsage, cat("no command ", escaped(name), ": /help lists them")};
   }
-  if (!status.ok()) console_.error(status.error());
+  show(status);
   if (engine_ == nullptr) return Error{ErrorCode::kFailure, "no model is loaded any more"};
   return true;
+}
+
+void ChatLoop::show(const Status& status) {
+  if (status.ok()) return;
+  if (status.error().code != ErrorCode::kCancelled) return console_.error(status.error());
+  if (console_.stdout_tty()) console_.out("\n");  // the terminal has echoed ^C
+  console_.note("interrupted: the question is not part of the conversation");
 }
 
 Status ChatLoop::turn(std::string text) {
@@ -143,7 +150,7 @@ Status ChatLoop::answer(chat::Conversation& conversation) {
   if (!turn.ok()) return turn.error();
   report_turn(console_, *turn, generate, context());
   if (turn->generate.tokens == 0 && turn->generate.stop != StopReason::kStopToken) {
-    return Error{ErrorCode::kCancelled, "there is no answer: the question is forgotten"};
+    return Error{ErrorCode::kCancelled, "there is no answer"};
   }
   chat::Message message = chat::text_message(chat::Role::kAssistant, printer.text());
   message.reasoning = printer.reasoning();
@@ -161,7 +168,8 @@ void ChatLoop::set_thinking(chat::Thinking thinking) {
 void ChatLoop::print_status() {
   console_.note(cat(engine_->shape().name.empty() ? "model" : escaped(engine_->shape().name), " on ",
                     engine_->backend_name(), ", thinking ", thinking_name(options_.thinking), ", context ",
-                    session_->timeline().size(), " of ", context(), " tokens, memory ", human_bytes(engine_->plan().need())));
+                    session_->timeline().size(), " of ", context(), " tokens, memory ",
+                    human_bytes(engine_->plan().need())));
 }
 
 Status ChatLoop::set_context(std::string_view argument) {

@@ -27,6 +27,7 @@ class ChatLoop {
   std::optional<std::string> read_input_entry();
   /// False to leave.
   Result<bool> command(std::string_view line);
+  void show(const Status& status);
   Status turn(std::string text);
   Status answer(chat::Conversation& conversation);
   Status set_context(std::string_view argument);

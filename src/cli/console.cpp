@@ -66,7 +66,8 @@ void Progress::update(std::uint64_t done, std::uint64_t total) {
   if (now - shown_ < std::chrono::milliseconds(100)) return;
   shown_ = now;
   char percent[16];
-  std::snprintf(percent, sizeof percent, "%.1f", total == 0 ? 100.0 : 100.0 * static_cast<double>(done) / static_cast<double>(total));
+  std::snprintf(percent, sizeof percent, "%.1f",
+                total == 0 ? 100.0 : 100.0 * static_cast<double>(done) / static_cast<double>(total));
   console_.progress(cat("ds4: ", label_, ": ", percent, " %"));
 }
 

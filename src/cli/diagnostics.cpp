@@ -88,18 +88,20 @@ Status dump_logits(Console& console, Session& session, std::span<const TokenId> 
   options.progress = [&](std::int64_t done, std::int64_t todo) {
     progress.update(static_cast<std::uint64_t>(done), static_cast<std::uint64_t>(todo));
   };
-  const auto write_row = [&](std::int64_t, std::span<const float> logits) { file.write(logits.data(), logits.size_bytes()); };
+  const auto write_row = [&](std::int64_t, std::span<const float> logits) {
+    file.write(logits.data(), logits.size_bytes());
+  };
   DS4_RETURN_IF_ERROR(session.evaluate(tokens, write_row, options));
   return file.finish();
 }
 
-Status dump_logprobs(Console& console, Session& session, const Engine& engine, std::int64_t max_tokens, std::int64_t top,
-                     const std::string& path) {
+Status dump_logprobs(Console& console, Session& session, const Engine& engine, std::int64_t max_tokens,
+                     std::int64_t top, const std::string& path) {
   Output file(path);
   if (!file.ok()) return file.finish();
   const Tokenizer* tokenizer = engine.tokenizer();
-  file.write(cat("{\n  \"source\":\"ds4\",\n  \"prompt_tokens\":", session.timeline().size(), ",\n  \"ctx\":",
-                 engine.context(), ",\n  \"top_k\":", top, ",\n  \"steps\":["));
+  file.write(cat("{\n  \"source\":\"ds4\",\n  \"prompt_tokens\":", session.timeline().size(),
+                 ",\n  \"ctx\":", engine.context(), ",\n  \"top_k\":", top, ",\n  \"steps\":["));
   Progress progress(console, "decoding");
   for (std::int64_t step = 0; step < max_tokens && file.ok(); ++step) {
     const TokenId token = argmax(session.logits());
@@ -145,8 +147,8 @@ Status perplexity(Console& console, Session& session, std::span<const TokenId> t
     DS4_RETURN_IF_ERROR(session.evaluate(tokens.first(static_cast<std::size_t>(end - 1)), add_row, options));
   }
   const double average = nll / static_cast<double>(scored);
-  console.out(cat("tokens=", tokens.size(), " scored=", scored, " nll=", number(nll, "%.9f"), " avg_nll=",
-                  number(average, "%.9f"), " ppl=", number(std::exp(average), "%.9f"), "\n"));
+  console.out(cat("tokens=", tokens.size(), " scored=", scored, " nll=", number(nll, "%.9f"),
+                  " avg_nll=", number(average, "%.9f"), " ppl=", number(std::exp(average), "%.9f"), "\n"));
   return {};
 }
 

@@ -18,8 +18,8 @@ void dump_tokens(Console& console, const Tokenizer* tokenizer, std::span<const T
 Status dump_logits(Console& console, Session& session, std::span<const TokenId> tokens, const std::string& path);
 
 /// JSON: the greedy continuation of the synced session, with the `top` most probable tokens of each step.
-Status dump_logprobs(Console& console, Session& session, const Engine& engine, std::int64_t max_tokens, std::int64_t top,
-                     const std::string& path);
+Status dump_logprobs(Console& console, Session& session, const Engine& engine, std::int64_t max_tokens,
+                     std::int64_t top, const std::string& path);
 
 /// "tokens=... scored=... nll=... avg_nll=... ppl=..." on stdout. The first 32 tokens are context and not scored.
 Status perplexity(Console& console, Session& session, std::span<const TokenId> tokens, std::int64_t max_scored);

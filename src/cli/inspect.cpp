@@ -50,19 +50,23 @@ void print_shape(Console& console, const ModelFile& file) {
     hashed += layer.hash_routed;
   }
   row(console, "model", shape.name.empty() ? "(no name)" : escaped(shape.name));
-  row(console, "file", cat(escaped(file.gguf.path(), 4096), ", ", human_bytes(file.gguf.size()), ", ",
-                           file.gguf.tensors().size(), " tensors"));
-  row(console, "layers", cat(shape.layers.size(), ": ", window, " window, ", sparse, " compressed sparse, ", heavy,
-                             " heavily compressed; ", hashed, " routed by hash",
-                             shape.mtp_layers > 0 ? cat("; ", shape.mtp_layers, " for drafting") : std::string()));
+  row(console, "file",
+      cat(escaped(file.gguf.path(), 4096), ", ", human_bytes(file.gguf.size()), ", ", file.gguf.tensors().size(),
+          " tensors"));
+  row(console, "layers",
+      cat(shape.layers.size(), ": ", window, " window, ", sparse, " compressed sparse, ", heavy,
+          " heavily compressed; ", hashed, " routed by hash",
+          shape.mtp_layers > 0 ? cat("; ", shape.mtp_layers, " for drafting") : std::string()));
   row(console, "width", cat("hidden ", dims.hidden, ", ", dims.hc, " streams, vocabulary ", dims.vocab));
-  row(console, "attention", cat(dims.heads, " heads of ", dims.head_dim, " (", dims.rope_dim, " rotating), query rank ",
-                                dims.q_lora, ", output ", dims.o_groups, " groups of ", dims.o_lora, ", window ", dims.window));
+  row(console, "attention",
+      cat(dims.heads, " heads of ", dims.head_dim, " (", dims.rope_dim, " rotating), query rank ", dims.q_lora,
+          ", output ", dims.o_groups, " groups of ", dims.o_lora, ", window ", dims.window));
   row(console, "indexer", cat(dims.index_heads, " heads of ", dims.index_dim, ", top ", dims.index_topk));
-  row(console, "experts", cat(dims.experts, ", ", dims.experts_used, " used, inner ", dims.expert_ff,
-                              "; shared inner ", dims.shared_ff));
+  row(console, "experts",
+      cat(dims.experts, ", ", dims.experts_used, " used, inner ", dims.expert_ff, "; shared inner ", dims.shared_ff));
   row(console, "context", cat(shape.context_length, " tokens trained"));
-  row(console, "tokenizer", file.tokenizer ? cat(file.tokenizer->vocab_size(), " tokens") : "none: works with token ids");
+  row(console, "tokenizer",
+      file.tokenizer ? cat(file.tokenizer->vocab_size(), " tokens") : "none: works with token ids");
 }
 
 /// "blk.17.attn_kv.weight" -> "blk.N.attn_kv.weight".
@@ -77,28 +81,22 @@ void print_tensors(Console& console, const gguf::File& file) {
     std::size_t order = 0;
     int count = 0;
     std::uint64_t bytes = 0;
-    std::string shape;
   };
-  std::map<std::pair<std::string, std::string>, Group> groups;
-  std::map<std::string, std::uint64_t> types;
+  std::map<std::pair<std::string, std::string>, Group> groups;  // by name without layer, and shape
+  std::map<std::string_view, std::uint64_t> types;
   for (const gguf::TensorInfo& tensor : file.tensors()) {
-    const std::string type(dtype_info(tensor.type).name);
-    Group& group = groups[{without_layer(tensor.name), type}];
-    if (group.count++ == 0) {
-      group.order = groups.size();
-      group.shape = gguf::describe(tensor);
-    }
+    Group& group = groups[{without_layer(tensor.name), gguf::describe(tensor)}];
+    if (group.count++ == 0) group.order = groups.size();
     group.bytes += tensor.data.size();
-    types[type] += tensor.data.size();
+    types[dtype_info(tensor.type).name] += tensor.data.size();
   }
-  std::vector<std::pair<std::string, Group>> sorted;
-  for (const auto& [key, group] : groups) sorted.emplace_back(key.first, group);
+  std::vector<std::pair<std::pair<std::string, std::string>, Group>> sorted(groups.begin(), groups.end());
   std::ranges::sort(sorted, {}, [](const auto& entry) { return entry.second.order; });
 
   console.out("\nTensors\n");
-  for (const auto& [name, group] : sorted) {
-    console.out(cat("  ", padded(escaped(name), 40), " ", padded(cat(group.count, " x"), 6), padded(group.shape, 30), " ",
-                    human_bytes(group.bytes), "\n"));
+  for (const auto& [key, group] : sorted) {
+    console.out(cat("  ", padded(escaped(key.first), 40), " ", padded(cat(group.count, " x"), 6),
+                    padded(key.second, 30), " ", human_bytes(group.bytes), "\n"));
   }
   console.out("  in all:");
   const char* comma = " ";

@@ -15,22 +15,42 @@ struct Sequence {
   Key::Kind kind;
 };
 constexpr Sequence kSequences[] = {
-    {"\x1b[A", Key::Kind::kUp},          {"\x1b[B", Key::Kind::kDown},       {"\x1b[C", Key::Kind::kRight},
-    {"\x1b[D", Key::Kind::kLeft},        {"\x1bOA", Key::Kind::kUp},         {"\x1bOB", Key::Kind::kDown},
-    {"\x1bOC", Key::Kind::kRight},       {"\x1bOD", Key::Kind::kLeft},       {"\x1b[H", Key::Kind::kHome},
-    {"\x1b[F", Key::Kind::kEnd},         {"\x1bOH", Key::Kind::kHome},       {"\x1bOF", Key::Kind::kEnd},
-    {"\x1b[1~", Key::Kind::kHome},       {"\x1b[4~", Key::Kind::kEnd},       {"\x1b[7~", Key::Kind::kHome},
-    {"\x1b[8~", Key::Kind::kEnd},        {"\x1b[3~", Key::Kind::kDelete},    {"\x1b[1;5C", Key::Kind::kWordRight},
-    {"\x1b[1;5D", Key::Kind::kWordLeft}, {"\x1b[1;3C", Key::Kind::kWordRight}, {"\x1b[1;3D", Key::Kind::kWordLeft},
-    {"\x1b" "b", Key::Kind::kWordLeft},  {"\x1b" "f", Key::Kind::kWordRight}, {"\x1b\x7f", Key::Kind::kKillWord},
+    {"\x1b[A", Key::Kind::kUp},
+    {"\x1b[B", Key::Kind::kDown},
+    {"\x1b[C", Key::Kind::kRight},
+    {"\x1b[D", Key::Kind::kLeft},
+    {"\x1bOA", Key::Kind::kUp},
+    {"\x1bOB", Key::Kind::kDown},
+    {"\x1bOC", Key::Kind::kRight},
+    {"\x1bOD", Key::Kind::kLeft},
+    {"\x1b[H", Key::Kind::kHome},
+    {"\x1b[F", Key::Kind::kEnd},
+    {"\x1bOH", Key::Kind::kHome},
+    {"\x1bOF", Key::Kind::kEnd},
+    {"\x1b[1~", Key::Kind::kHome},
+    {"\x1b[4~", Key::Kind::kEnd},
+    {"\x1b[7~", Key::Kind::kHome},
+    {"\x1b[8~", Key::Kind::kEnd},
+    {"\x1b[3~", Key::Kind::kDelete},
+    {"\x1b[1;5C", Key::Kind::kWordRight},
+    {"\x1b[1;5D", Key::Kind::kWordLeft},
+    {"\x1b[1;3C", Key::Kind::kWordRight},
+    {"\x1b[1;3D", Key::Kind::kWordLeft},
+    {"\x1b"
+     "b",
+     Key::Kind::kWordLeft},
+    {"\x1b"
+     "f",
+     Key::Kind::kWordRight},
+    {"\x1b\x7f", Key::Kind::kKillWord},
 };
 
 constexpr std::pair<char, Key::Kind> kControls[] = {
-    {'\r', Key::Kind::kEnter},   {'\n', Key::Kind::kEnter},     {'\t', Key::Kind::kTab},
-    {0x01, Key::Kind::kHome},    {0x05, Key::Kind::kEnd},       {0x02, Key::Kind::kLeft},
-    {0x06, Key::Kind::kRight},   {0x10, Key::Kind::kUp},        {0x0E, Key::Kind::kDown},
+    {'\r', Key::Kind::kEnter},     {'\n', Key::Kind::kEnter},     {'\t', Key::Kind::kTab},
+    {0x01, Key::Kind::kHome},      {0x05, Key::Kind::kEnd},       {0x02, Key::Kind::kLeft},
+    {0x06, Key::Kind::kRight},     {0x10, Key::Kind::kUp},        {0x0E, Key::Kind::kDown},
     {0x08, Key::Kind::kBackspace}, {0x7F, Key::Kind::kBackspace}, {0x0B, Key::Kind::kKillRest},
-    {0x15, Key::Kind::kKillLine}, {0x17, Key::Kind::kKillWord},  {0x03, Key::Kind::kInterrupt},
+    {0x15, Key::Kind::kKillLine},  {0x17, Key::Kind::kKillWord},  {0x03, Key::Kind::kInterrupt},
     {0x04, Key::Kind::kEndOfFile}, {0x0C, Key::Kind::kRedraw},
 };
 

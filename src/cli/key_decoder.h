@@ -9,11 +9,21 @@ namespace ds4::cli {
 
 struct Key {
   enum class Kind {
-    kText,       // whole characters to insert
-    kPaste,      // text of a bracketed paste; line feeds in it are text
-    kEnter, kTab, kEscape,
-    kLeft, kRight, kUp, kDown, kHome, kEnd, kWordLeft, kWordRight,
-    kBackspace, kDelete,
+    kText,   // whole characters to insert
+    kPaste,  // text of a bracketed paste; line feeds in it are text
+    kEnter,
+    kTab,
+    kEscape,
+    kLeft,
+    kRight,
+    kUp,
+    kDown,
+    kHome,
+    kEnd,
+    kWordLeft,
+    kWordRight,
+    kBackspace,
+    kDelete,
     kKillLine,   // ^U: to the start
     kKillRest,   // ^K
     kKillWord,   // ^W

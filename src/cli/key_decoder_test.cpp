@@ -25,10 +25,16 @@ Keys decode(std::string_view bytes) {
 
 TEST(KeyDecoder, KnowsItsKeys) {
   EXPECT_EQ(decode("hi\r"), (Keys{{Kind::kText, "hi"}, {Kind::kEnter}}));
-  EXPECT_EQ(decode("\x1b[A\x1bOB\x1b[1;5C\x1b[3~"), (Keys{{Kind::kUp}, {Kind::kDown}, {Kind::kWordRight}, {Kind::kDelete}}));
-  EXPECT_EQ(decode("\x01\x05\x0b\x15\x17\x03\x04\x7f"),
-            (Keys{{Kind::kHome}, {Kind::kEnd}, {Kind::kKillRest}, {Kind::kKillLine}, {Kind::kKillWord}, {Kind::kInterrupt},
-                  {Kind::kEndOfFile}, {Kind::kBackspace}}));
+  EXPECT_EQ(decode("\x1b[A\x1bOB\x1b[1;5C\x1b[3~"),
+            (Keys{{Kind::kUp}, {Kind::kDown}, {Kind::kWordRight}, {Kind::kDelete}}));
+  EXPECT_EQ(decode("\x01\x05\x0b\x15\x17\x03\x04\x7f"), (Keys{{Kind::kHome},
+                                                              {Kind::kEnd},
+                                                              {Kind::kKillRest},
+                                                              {Kind::kKillLine},
+                                                              {Kind::kKillWord},
+                                                              {Kind::kInterrupt},
+                                                              {Kind::kEndOfFile},
+                                                              {Kind::kBackspace}}));
 }
 
 TEST(KeyDecoder, UnknownSequencesAreNotText) {
@@ -51,7 +57,8 @@ TEST(KeyDecoder, ALoneEscapeIsAKeyWhenNothingFollows) {
 }
 
 TEST(KeyDecoder, AnyCutOfTheBytesGivesTheSameKeys) {
-  const std::string bytes = "h\xC3\xA9\xE6\x97\xA5\xF0\x9F\x98\x80\x1b[A\x1b[200~p\xC3\xA9\r\nq\x1b[201~\x1b[1;5D\x1b[42;7Z\xFFz\r";
+  const std::string bytes =
+      "h\xC3\xA9\xE6\x97\xA5\xF0\x9F\x98\x80\x1b[A\x1b[200~p\xC3\xA9\r\nq\x1b[201~\x1b[1;5D\x1b[42;7Z\xFFz\r";
   const Keys whole = decode(bytes);
   for (std::size_t a = 0; a <= bytes.size(); ++a) {
     for (std::size_t b = a; b <= bytes.size(); ++b) {

@@ -6,7 +6,7 @@ namespace ds4::cli {
 namespace {
 
 constexpr const char* kFamily = "\U0001F468\u200D\U0001F469\u200D\U0001F467";  // one picture of three people
-constexpr const char* kAccent = "e\u0301";                                      // one letter of two code points
+constexpr const char* kAccent = "e\u0301";                                     // one letter of two code points
 
 TEST(LineBuffer, MovesAndErasesByWhatAPersonSees) {
   LineBuffer buffer;

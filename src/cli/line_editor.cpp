@@ -24,7 +24,7 @@ Layout lay_out(std::string_view prompt, const LineBuffer& buffer, int width) {
   const int indent = display_width(prompt);
   out.column = indent;
   const std::string_view text = buffer.text();
-  for (std::size_t at = 0;; ) {
+  for (std::size_t at = 0;;) {
     if (at == buffer.cursor()) {
       out.cursor_row = out.row;
       out.cursor_column = out.column;

@@ -155,10 +155,24 @@ TEST(LineEditorProperty, WhatIsDrawnOverTheOldPictureIsWhatAFreshScreenShows) {
   History history("");
   ASSERT_TRUE(history.add("an older entry that is rather long").ok());
   ASSERT_TRUE(history.add("two\nlines").ok());
-  const Key keys[] = {{Kind::kText, "a"}, {Kind::kText, "word "}, {Kind::kText, "\xE6\x97\xA5\xE6\x9C\xAC"},
-                      {Kind::kPaste, "x\ny\n"}, {Kind::kText, "e\xCC\x81"}, {Kind::kLeft}, {Kind::kRight}, {Kind::kUp},
-                      {Kind::kDown}, {Kind::kHome}, {Kind::kEnd}, {Kind::kBackspace}, {Kind::kDelete}, {Kind::kKillWord},
-                      {Kind::kWordLeft}, {Kind::kKillRest}, {Kind::kTab}, {Kind::kText, "\xFF"}};
+  const Key keys[] = {{Kind::kText, "a"},
+                      {Kind::kText, "word "},
+                      {Kind::kText, "\xE6\x97\xA5\xE6\x9C\xAC"},
+                      {Kind::kPaste, "x\ny\n"},
+                      {Kind::kText, "e\xCC\x81"},
+                      {Kind::kLeft},
+                      {Kind::kRight},
+                      {Kind::kUp},
+                      {Kind::kDown},
+                      {Kind::kHome},
+                      {Kind::kEnd},
+                      {Kind::kBackspace},
+                      {Kind::kDelete},
+                      {Kind::kKillWord},
+                      {Kind::kWordLeft},
+                      {Kind::kKillRest},
+                      {Kind::kTab},
+                      {Kind::kText, "\xFF"}};
   for (std::uint32_t seed = 0; seed < 100; ++seed) {
     std::mt19937 random(seed);
     const int width = std::uniform_int_distribution<int>(6, 30)(random);

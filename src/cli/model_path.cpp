@@ -58,9 +58,10 @@ Result<std::string> find_model(const std::string& asked, const std::vector<std::
     }
   }
   return Error{ErrorCode::kBadModel,
-               cat("no model: there is no ", kDefaultName, " here.\n"
-                   "  Name a DeepSeek V4 GGUF file with -m FILE, or link it:  ln -s /path/to/model.gguf ", kDefaultName,
-                   "\n  ds4 --help model  tells which files work.")};
+               cat("no model: there is no ", kDefaultName,
+                   " here.\n"
+                   "  Name a DeepSeek V4 GGUF file with -m FILE, or link it:  ln -s /path/to/model.gguf ",
+                   kDefaultName, "\n  ds4 --help model  tells which files work.")};
 }
 
 }  // namespace ds4::cli

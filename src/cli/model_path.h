@@ -9,8 +9,8 @@
 
 namespace ds4::cli {
 
-/// Folders that may hold a model installed beside the program at `executable`: models/ in the folders above it (a source
-/// tree), and share/ds4/models of its prefix.
+/// Folders that may hold a model installed beside the program at `executable`: models/ in the folders above it (a
+/// source tree), and share/ds4/models of its prefix.
 std::vector<std::string> installed_model_folders(const std::string& executable);
 
 /// `asked` if not empty; otherwise looks as described above. The error tells how to get a model.

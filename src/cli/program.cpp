@@ -24,7 +24,8 @@ Status check(const Options& options) {
   if (sources > 1) return usage("give one of --prompt, --prompt-file, --tokens-file and --perplexity-file");
   const bool needs_prompt =
       options.dump_tokens || !options.dump_logits.empty() || !options.dump_logprobs.empty() || options.print_tokens;
-  if (needs_prompt && sources == 0) return usage("this needs a prompt: -p TEXT, --prompt-file FILE or --tokens-file IDS");
+  if (needs_prompt && sources == 0)
+    return usage("this needs a prompt: -p TEXT, --prompt-file FILE or --tokens-file IDS");
   if (options.logprobs_top_k < 1) return usage("--logprobs-top-k: expected at least 1");
   return check_sampling(options.sampling);
 }
@@ -51,7 +52,7 @@ Result<PromptInput> read_prompt(Console& console, const Options& options, bool h
   return PromptInput(std::move(prompt));
 }
 
-Result<std::vector<TokenId>> tokens_of(const PromptInput& input, const std::optional<Tokenizer>& tokenizer) {
+Result<std::vector<TokenId>> tokens_of(const PromptInput& input, const Tokenizer* tokenizer) {
   if (const auto* tokens = std::get_if<std::vector<TokenId>>(&input)) return *tokens;
   return tokenizer->encode(std::get<Prompt>(input));
 }
@@ -60,6 +61,7 @@ Result<std::unique_ptr<Engine>> load_engine(Console& console, ModelFile file, co
   console.progress(cat("ds4: loading ", escaped(options.model, 200), " (", human_bytes(file.gguf.size()), ")"));
   EngineOptions engine_options = options.engine;
   engine_options.all_logits = !options.dump_logits.empty() || !options.perplexity_file.empty();
+  if (!options.chats()) engine_options.snapshots = 0;  // nothing comes back to them
   Result<std::unique_ptr<Engine>> engine = Engine::load(std::move(file), engine_options);
   console.progress("");
   if (!engine.ok()) return engine;
@@ -73,7 +75,8 @@ Result<std::unique_ptr<Engine>> load_engine(Console& console, ModelFile file, co
 }
 
 /// Answers one prompt. Token ids go out as ids when asked for, or when nothing can spell them.
-Status answer(Console& console, const Engine& engine, Session& session, const PromptInput& prompt, const Options& options) {
+Status answer(Console& console, const Engine& engine, Session& session, const PromptInput& prompt,
+              const Options& options) {
   GenerateOptions generate;
   generate.sampling = options.sampling;
   generate.max_tokens = options.max_tokens;
@@ -127,25 +130,23 @@ Status run_with(Console& console, Options& options) {
     return usage("this model has no tokenizer: it cannot chat, but takes token ids with --tokens-file");
   }
   if (options.dump_tokens) {
+    const Tokenizer* tokenizer = has_tokenizer ? &*file.tokenizer : nullptr;
     DS4_ASSIGN_OR_RETURN(const PromptInput prompt, read_prompt(console, options, has_tokenizer, INT64_MAX));
-    DS4_ASSIGN_OR_RETURN(const std::vector<TokenId> tokens, tokens_of(prompt, file.tokenizer));
-    dump_tokens(console, has_tokenizer ? &*file.tokenizer : nullptr, tokens);
+    DS4_ASSIGN_OR_RETURN(const std::vector<TokenId> tokens, tokens_of(prompt, tokenizer));
+    dump_tokens(console, tokenizer, tokens);
     return {};
   }
 
   DS4_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, load_engine(console, std::move(file), options));
   if (!options.seed_given) options.sampling.seed = seed_from_clock();
-  if (!options.one_shot() && options.perplexity_file.empty()) return ChatLoop(console, std::move(engine), options).run();
+  if (!options.one_shot() && options.perplexity_file.empty())
+    return ChatLoop(console, std::move(engine), options).run();
 
   DS4_ASSIGN_OR_RETURN(Session session, engine->new_session());
   if (!options.perplexity_file.empty()) return run_perplexity(console, session, *engine, options);
   DS4_ASSIGN_OR_RETURN(const PromptInput prompt, read_prompt(console, options, has_tokenizer, engine->context()));
   if (!options.dump_logits.empty()) {
-    std::vector<TokenId> tokens;
-    if (const auto* ids = std::get_if<std::vector<TokenId>>(&prompt)) tokens = *ids;
-    else {
-      DS4_ASSIGN_OR_RETURN(tokens, engine->tokenizer()->encode(std::get<Prompt>(prompt)));
-    }
+    DS4_ASSIGN_OR_RETURN(const std::vector<TokenId> tokens, tokens_of(prompt, engine->tokenizer()));
     return dump_logits(console, session, tokens, options.dump_logits);
   }
   if (!options.dump_logprobs.empty()) {

@@ -15,7 +15,8 @@ namespace {
 
 TEST(TokenIds, AreDecimalAndSeparated) {
   EXPECT_EQ(*parse_token_ids(" 1 2,3\n40\r\n", "ids"), (std::vector<TokenId>{1, 2, 3, 40}));
-  EXPECT_EQ(parse_token_ids("1 2x 3", "ids").error().message, "ids: at byte 2: expected a decimal token id, found \"2x\"");
+  EXPECT_EQ(parse_token_ids("1 2x 3", "ids").error().message,
+            "ids: at byte 2: expected a decimal token id, found \"2x\"");
   EXPECT_FALSE(parse_token_ids("1 -2", "ids").ok());
   EXPECT_FALSE(parse_token_ids("99999999999", "ids").ok());
   EXPECT_EQ(parse_token_ids(" \n", "ids").error().message, "ids: no token ids in it");
@@ -23,7 +24,9 @@ TEST(TokenIds, AreDecimalAndSeparated) {
 
 TEST(WithoutControls, ShowsWhatATerminalWouldObey) {
   EXPECT_EQ(without_controls("a\x1b[2Jb\r\n\tc\x07\x7f"), "a^[[2Jb^M\n\tc^G^?");
-  EXPECT_EQ(without_controls("\xC2\x9B" "31m \xC2\xA0\xC3\xA9"), "^[31m \xC2\xA0\xC3\xA9");
+  EXPECT_EQ(without_controls("\xC2\x9B"
+                             "31m \xC2\xA0\xC3\xA9"),
+            "^[31m \xC2\xA0\xC3\xA9");
 }
 
 TEST(FindModel, LooksHereThenBesideTheProgram) {

@@ -17,7 +17,8 @@ Result<std::string> read_input(const std::string& path) {
     return Error{ErrorCode::kUsage,
                  cat(standard ? std::string("standard input") : escaped(path, 4096), ": ", std::strerror(errno))};
   };
-  std::unique_ptr<std::FILE, int (*)(std::FILE*)> opened(standard ? nullptr : std::fopen(path.c_str(), "rb"), std::fclose);
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> opened(standard ? nullptr : std::fopen(path.c_str(), "rb"),
+                                                         std::fclose);
   if (!standard && opened == nullptr) return failed();
   std::FILE* file = standard ? stdin : opened.get();
   std::string text;
@@ -45,8 +46,9 @@ Result<std::vector<TokenId>> parse_token_ids(std::string_view text, const std::s
     const auto stop = static_cast<std::size_t>(end - text.data());
     if (error != std::errc() || id < 0 || (stop < text.size() && !separates(text[stop]))) {
       const std::size_t word_end = text.find_first_of(" \n\r\t,", at);
-      return Error{ErrorCode::kUsage, cat(escaped(name, 4096), ": at byte ", at, ": expected a decimal token id, found \"",
-                                          escaped(text.substr(at, word_end - at), 32), "\"")};
+      return Error{ErrorCode::kUsage,
+                   cat(escaped(name, 4096), ": at byte ", at, ": expected a decimal token id, found \"",
+                       escaped(text.substr(at, word_end - at), 32), "\"")};
     }
     ids.push_back(id);
     at = stop;

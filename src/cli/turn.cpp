@@ -45,9 +45,9 @@ void report_turn(Console& console, const Turn& turn, const GenerateOptions& opti
   if (turn.generate.stop == StopReason::kMaxTokens) {
     console.note(cat("stopped after ", turn.generate.tokens, " tokens, as -n says"));
   }
-  std::string line = cat("prefill: ", rate(turn.sync.computed, turn.prefill_seconds), " t/s, generation: ",
-                         rate(turn.generate.tokens, turn.decode_seconds), " t/s (", turn.sync.computed, " + ",
-                         turn.generate.tokens, " tokens");
+  std::string line = cat("prefill: ", rate(turn.sync.computed, turn.prefill_seconds),
+                         " t/s, generation: ", rate(turn.generate.tokens, turn.decode_seconds), " t/s (",
+                         turn.sync.computed, " + ", turn.generate.tokens, " tokens");
   if (turn.sync.reused > 0) line += cat(", ", turn.sync.reused, " kept");
   if (options.sampling.temperature > 0) line += cat(", seed ", options.sampling.seed);
   console.note(line + ")");

@@ -29,6 +29,23 @@ Result<ModelOptions> model_options(const ModelShape& shape, const EngineOptions&
   return model;
 }
 
+using Backends = std::vector<std::unique_ptr<Backend>>;
+
+Result<Backends> make_backends(const EngineOptions& options) {
+  Backends backends;
+  DS4_ASSIGN_OR_RETURN(backends.emplace_back(), create_backend(options.backend));
+  return backends;
+}
+
+Result<EnginePlan> plan_with(const ModelFile& file, const EngineOptions& options, const Backends& backends) {
+  EnginePlan plan;
+  DS4_ASSIGN_OR_RETURN(plan.model, model_options(file.shape, options));
+  DS4_ASSIGN_OR_RETURN(plan.memory, Model::plan(file.gguf, backends, plan.model));
+  plan.backend = backends.front()->name();
+  plan.available = available_memory(options.memory);
+  return plan;
+}
+
 }  // namespace
 
 Result<ModelFile> open_model_file(const std::string& path) {
@@ -38,18 +55,27 @@ Result<ModelFile> open_model_file(const std::string& path) {
   return ModelFile{std::move(file), std::move(shape), std::move(tokenizer)};
 }
 
+std::int64_t EnginePlan::fitting_context() const {
+  const std::uint64_t fixed = need() - memory.kv_pages;
+  if (!available || *available <= fixed || memory.kv_bytes_per_token == 0) return 0;
+  const std::uint64_t page_bytes = memory.kv_bytes_per_token * kPageTokens;
+  const auto pages = static_cast<std::int64_t>((*available - fixed) / page_bytes);
+  const std::int64_t all_pages = static_cast<std::int64_t>(memory.kv_pages / page_bytes);
+  const std::int64_t for_context = (model.max_tokens + kPageTokens - 1) / kPageTokens;
+  const std::int64_t sessions = model.max_tokens / model.context;
+  // Sequences need a few pages besides those of their tokens, whatever the context.
+  const std::int64_t context = (pages - (all_pages - for_context)) / sessions * kPageTokens;
+  return std::clamp<std::int64_t>(context, 0, model.context - 1);
+}
+
 Error EnginePlan::refusal() const {
   const std::uint64_t kv = memory.kv_pages + memory.kv_tails;
   std::string message =
       cat("not enough memory: a context of ", model.context, " tokens needs ", human_bytes(need()), " (KV state ",
           human_bytes(kv), ", weights copied ", human_bytes(memory.weights), ", buffers ", human_bytes(memory.scratch),
           "), and ", human_bytes(available.value_or(0)), " are available. ");
-  const std::uint64_t rest = need() - memory.kv_pages;
-  const std::uint64_t left = available.value_or(0) - std::min(available.value_or(0), rest);
-  const std::uint64_t tokens = memory.kv_bytes_per_token == 0 ? 0 : left / memory.kv_bytes_per_token;
-  const std::uint64_t fits = tokens / kPageTokens * kPageTokens;
-  if (fits >= kPageTokens && fits < static_cast<std::uint64_t>(model.context)) {
-    message += cat("Lower the context: about ", fits, " tokens fit.");
+  if (const std::int64_t context = fitting_context(); context > 0) {
+    message += cat("Lower the context: ", context, " tokens fit.");
   } else {
     message += "Even a short context does not fit: lower the prefill chunk, or free memory.";
   }
@@ -64,23 +90,14 @@ std::string EnginePlan::note() const {
 }
 
 Result<EnginePlan> plan_engine(const ModelFile& file, const EngineOptions& options) {
-  EnginePlan plan;
-  DS4_ASSIGN_OR_RETURN(plan.model, model_options(file.shape, options));
-  DS4_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, create_backend(options.backend));
-  plan.backend = backend->name();
-  std::vector<std::unique_ptr<Backend>> backends;
-  backends.push_back(std::move(backend));
-  DS4_ASSIGN_OR_RETURN(plan.memory, Model::plan(file.gguf, backends, plan.model));
-  plan.available = available_memory(options.memory);
-  return plan;
+  DS4_ASSIGN_OR_RETURN(const Backends backends, make_backends(options));
+  return plan_with(file, options, backends);
 }
 
 Result<std::unique_ptr<Engine>> Engine::load(ModelFile file, const EngineOptions& options) {
-  DS4_ASSIGN_OR_RETURN(EnginePlan plan, plan_engine(file, options));
+  DS4_ASSIGN_OR_RETURN(Backends backends, make_backends(options));
+  DS4_ASSIGN_OR_RETURN(EnginePlan plan, plan_with(file, options, backends));
   if (!plan.fits()) return plan.refusal();
-  std::vector<std::unique_ptr<Backend>> backends;
-  DS4_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, create_backend(options.backend));
-  backends.push_back(std::move(backend));
   std::unique_ptr<Engine> engine(new Engine(std::move(file), std::move(plan), options.snapshots));
   DS4_ASSIGN_OR_RETURN(engine->model_, Model::load(engine->file_.gguf, std::move(backends), engine->plan_.model));
   engine->tokens_ = make_token_model(*engine->model_);

@@ -37,12 +37,12 @@ struct ModelFile {
 Result<ModelFile> open_model_file(const std::string& path);
 
 struct EngineOptions {
-  std::int64_t context = 0;          // tokens of one session; 0: 32768, or fewer when the model was trained on fewer
-  KvFormat kv = KvFormat::kPacked;   // how KV rows are stored; the official rounding
-  int prefill_chunk = 0;             // tokens computed together; 0: 512
-  bool all_logits = false;           // sessions can evaluate() whole chunks; costs chunk * vocabulary floats
+  std::int64_t context = 0;         // tokens of one session; 0: 32768, or fewer when the model was trained on fewer
+  KvFormat kv = KvFormat::kPacked;  // how KV rows are stored; the official rounding
+  int prefill_chunk = 0;            // tokens computed together; 0: 512
+  bool all_logits = false;          // sessions can evaluate() whole chunks; costs chunk * vocabulary floats
   int sessions = 1;
-  int snapshots = 3;                 // resume points kept per session
+  int snapshots = 3;  // resume points kept per session
   BackendOptions backend;
   MemorySource memory;
 };
@@ -51,11 +51,13 @@ struct EngineOptions {
 struct EnginePlan {
   ModelOptions model;
   MemoryPlan memory;
-  std::string backend;                       // as Backend::name()
-  std::optional<std::uint64_t> available;    // unknown when the system does not say
+  std::string backend;                     // as Backend::name()
+  std::optional<std::uint64_t> available;  // unknown when the system does not say
 
   std::uint64_t need() const { return memory.total(); }
   bool fits() const { return !available || need() <= *available; }
+  /// The longest context that fits, in whole pages; 0 when none does.
+  std::int64_t fitting_context() const;
   /// "needs 5.1 GiB (...), 4.0 GiB are available: ..." with what to lower.
   Error refusal() const;
   /// A warning when the mapped weights do not fit besides; empty otherwise.

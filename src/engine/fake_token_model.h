@@ -68,10 +68,10 @@ class FakeTokenModel final : public TokenModel {
     return logits;
   }
 
-  std::function<void()> before_layer;                  // runs at every poll of the cancel flag
-  std::function<std::optional<Error>()> fail_with;     // asked at the end of every forward
-  std::int64_t computed = 0;                           // tokens, in all
-  int tracks = 0;                                      // alive
+  std::function<void()> before_layer;               // runs at every poll of the cancel flag
+  std::function<std::optional<Error>()> fail_with;  // asked at the end of every forward
+  std::int64_t computed = 0;                        // tokens, in all
+  int tracks = 0;                                   // alive
 
  private:
   struct FakeTrack final : Track {

@@ -109,8 +109,7 @@ PromptTokens match_prompt(const Tokenizer& tokenizer, std::span<const PromptPiec
       out.tokens.push_back(*piece.marker);
       continue;
     }
-    const std::vector<TokenId> rest =
-        tokenizer.encode_text(std::string_view(piece.text).substr(resume.offset), false);
+    const std::vector<TokenId> rest = tokenizer.encode_text(std::string_view(piece.text).substr(resume.offset), false);
     out.tokens.insert(out.tokens.end(), rest.begin(), rest.end());
   }
   return out;

@@ -29,9 +29,9 @@ struct PromptPiece {
 Result<std::vector<PromptPiece>> cut_prompt(const Tokenizer& tokenizer, std::span<const PromptSegment> prompt);
 
 struct PromptTokens {
-  std::vector<TokenId> tokens;    // the whole conversation
-  std::int64_t kept = 0;          // how many of them were taken from the timeline without tokenizing
-  std::int64_t turn_start = 0;    // where the last run of text from outside begins; 0 when that is not a boundary
+  std::vector<TokenId> tokens;  // the whole conversation
+  std::int64_t kept = 0;        // how many of them were taken from the timeline without tokenizing
+  std::int64_t turn_start = 0;  // where the last run of text from outside begins; 0 when that is not a boundary
 };
 
 /// Keeps the longest part of the timeline whose bytes and kinds are a prefix of the pieces and that ends where a run or

@@ -46,8 +46,8 @@ Timeline timeline_of(const Prompt& prompt) {
 using Ids = std::vector<TokenId>;
 
 TEST(PromptMatch, NothingKnownIsPlainTokenization) {
-  const Prompt prompt = {{kMarker, "<U>"}, {kUntrusted, "hello <E> abc"}, {kTrusted, "hel"}, {kTrusted, "lo<"},
-                         {kTrusted, "E>abc"}, {kMarker, "<E>"}};
+  const Prompt prompt = {{kMarker, "<U>"},  {kUntrusted, "hello <E> abc"}, {kTrusted, "hel"},
+                         {kTrusted, "lo<"}, {kTrusted, "E>abc"},           {kMarker, "<E>"}};
   EXPECT_EQ(match(prompt, {}).tokens, *tokenizer().encode(prompt));
 }
 
@@ -58,12 +58,14 @@ TEST(PromptMatch, AMarkerThatTheVocabularyLacksIsNamed) {
 TEST(PromptMatch, SampledTokensStayWhereTheBytesAgree) {
   Timeline timeline = timeline_of({{kMarker, "<U>"}, {kUntrusted, "abc"}, {kMarker, "<E>"}});
   const std::int64_t answer = timeline.size();
-  for (const char* piece : {"he", "l", "l", "o", "a", "b"}) timeline.append(word(piece), true);  // not how text tokenizes
-  const Prompt next = {{kMarker, "<U>"},      {kUntrusted, "abc"}, {kMarker, "<E>"},
+  for (const char* piece : {"he", "l", "l", "o", "a", "b"})
+    timeline.append(word(piece), true);  // not how text tokenizes
+  const Prompt next = {{kMarker, "<U>"},        {kUntrusted, "abc"}, {kMarker, "<E>"},
                        {kUntrusted, "helloab"}, {kMarker, "<U>"},    {kUntrusted, "hello"}};
   const PromptTokens matched = match(next, timeline);
   EXPECT_EQ(matched.kept, timeline.size());
-  EXPECT_TRUE(std::ranges::equal(std::span(matched.tokens).first(static_cast<std::size_t>(matched.kept)), timeline.tokens()));
+  EXPECT_TRUE(
+      std::ranges::equal(std::span(matched.tokens).first(static_cast<std::size_t>(matched.kept)), timeline.tokens()));
   EXPECT_EQ(matched.turn_start, timeline.size() + 1);
 
   // In a run that goes on, tokens that were never sampled give way to the canonical ones.
@@ -126,7 +128,8 @@ class Story {
   explicit Story(std::uint32_t seed) : random_(seed) {}
   std::size_t pick(std::size_t count) { return std::uniform_int_distribution<std::size_t>(0, count - 1)(random_); }
   std::string text() {
-    static const char* const kPieces[] = {"a", "b", "c", "hello", "<E>", "<", "E>", " ", "\xC3\xA9", "\xC3", "<U>", ">"};
+    static const char* const kPieces[] = {"a",  "b", "c",        "hello", "<E>", "<",
+                                          "E>", " ", "\xC3\xA9", "\xC3",  "<U>", ">"};
     std::string out;
     for (std::size_t i = pick(6); i > 0; --i) out += kPieces[pick(std::size(kPieces))];
     return out;
@@ -160,7 +163,8 @@ TEST(PromptMatchProperty, TheTimelineSaysWhatThePromptSays) {
         timeline.append(static_cast<TokenId>(story.pick(static_cast<std::size_t>(tokenizer().vocab_size()))), true);
       }
       for (const TokenId token : timeline.tokens().subspan(static_cast<std::size_t>(before))) {
-        prompt.push_back({tokenizer().is_added(token) ? kMarker : kUntrusted, std::string(tokenizer().token_bytes(token))});
+        prompt.push_back(
+            {tokenizer().is_added(token) ? kMarker : kUntrusted, std::string(tokenizer().token_bytes(token))});
       }
       const std::int64_t whole = timeline.size();
       const bool edited = story.pick(2) == 0;
@@ -206,7 +210,8 @@ TEST(SessionPrompt, AConversationIsExtendedAndItsLastTurnHasASnapshot) {
   FakeTokenModel model(options);
   Result<Session> session = Session::create(model, &tokenizer(), 3);
   ASSERT_TRUE(session.ok());
-  Prompt prompt = {{kTrusted, std::string(100, 'x')}, {kMarker, "<U>"}, {kUntrusted, std::string(100, 'y')}, {kMarker, "<E>"}};
+  Prompt prompt = {
+      {kTrusted, std::string(100, 'x')}, {kMarker, "<U>"}, {kUntrusted, std::string(100, 'y')}, {kMarker, "<E>"}};
   ASSERT_TRUE(session->sync(prompt).ok());
   EXPECT_EQ(session->snapshots(), (std::vector<std::int64_t>{101, 202}));
 

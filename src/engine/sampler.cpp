@@ -77,7 +77,8 @@ struct Kept {
 
 /// All three filters keep a prefix of the descending order; this is the shortest of them.
 Kept keep(Descending& order, const Sampling& sampling) {
-  if (sampling.top_k == 0 && sampling.top_p >= 1.0 && sampling.min_p <= 0) return {order.size(), order.mass(order.size())};
+  if (sampling.top_k == 0 && sampling.top_p >= 1.0 && sampling.min_p <= 0)
+    return {order.size(), order.mass(order.size())};
   std::size_t limit = order.size();
   if (sampling.top_k > 0) limit = std::min(limit, static_cast<std::size_t>(sampling.top_k));
   double enough = std::numeric_limits<double>::infinity();

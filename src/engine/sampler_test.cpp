@@ -174,7 +174,7 @@ TEST(Sampler, OptionsOutOfRangeAreRefusedByName) {
 }
 
 TEST(Logprobs, AreLogsOfTheSoftmax) {
-  const std::vector<float> logits = {std::log(.2f), std::log(.4f) , std::log(.1f), std::log(.3f)};
+  const std::vector<float> logits = {std::log(.2f), std::log(.4f), std::log(.1f), std::log(.3f)};
   const auto top = top_logprobs(logits, 3);
   ASSERT_EQ(top.size(), 3u);
   EXPECT_EQ(top[0].token, 1);

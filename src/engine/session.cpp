@@ -91,7 +91,8 @@ Result<SyncReport> Session::advance(std::span<const TokenId> target, std::int64_
 
   const auto total = static_cast<std::int64_t>(target.size());
   const std::int64_t common = common_prefix(target, timeline_.tokens());
-  if (common == total && total == timeline_.size() && has_logits()) return SyncReport{total, 0, total, SyncStart::kReady};
+  if (common == total && total == timeline_.size() && has_logits())
+    return SyncReport{total, 0, total, SyncStart::kReady};
 
   // A prompt that is all there still needs the logits of its last token: step back by one and compute that one again.
   const SyncStart start = go_back(std::min(common, total - 1));

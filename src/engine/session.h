@@ -115,8 +115,8 @@ class Session {
   int max_snapshots_;
   std::unique_ptr<Track> live_;
   Timeline timeline_;
-  std::vector<float> logits_;         // [vocab], or empty
-  std::vector<Snapshot> snapshots_;   // by ascending length
+  std::vector<float> logits_;        // [vocab], or empty
+  std::vector<Snapshot> snapshots_;  // by ascending length
 };
 
 }  // namespace ds4

@@ -20,7 +20,7 @@ Outcome ds4(std::vector<std::string> arguments, const std::string& input = "") {
 
 /// `ds4` on the model without a tokenizer.
 Outcome on_tokens(std::vector<std::string> arguments) {
-  arguments.insert(arguments.begin(), {"-m", token_model(), "--kv", "f32"});
+  arguments.insert(arguments.begin(), {"-m", token_model(), "--kv", "f32", "-t", "1"});
   return ds4(std::move(arguments));
 }
 
@@ -37,8 +37,9 @@ std::string greedy_text() {
 class Backends : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(Backends, GreedyTokensAreTheGoldenOnesAndNothingElseIsOnStdout) {
-  const Outcome outcome = on_tokens({"--backend", GetParam(), "--tokens-file", tokens_file("greedy.txt", first_tokens(kGreedyPrompt)),
-                                     "--print-tokens", "--temp", "0", "-n", std::to_string(golden().greedy.size())});
+  const Outcome outcome =
+      on_tokens({"--backend", GetParam(), "--tokens-file", tokens_file("greedy.txt", first_tokens(kGreedyPrompt)),
+                 "--print-tokens", "--temp", "0", "-n", std::to_string(golden().greedy.size())});
   EXPECT_EQ(outcome.status, 0) << outcome.err;
   EXPECT_EQ(outcome.out, greedy_text());
   EXPECT_NE(outcome.err.find("generation: "), std::string::npos);
@@ -60,7 +61,8 @@ TEST_P(Backends, DumpedLogitsAreTheGoldenOnes) {
     for (std::size_t r = 0; r < golden().rows.size(); ++r) {
       for (std::size_t i = 0; i < golden().vocab; ++i) {
         float value;
-        std::memcpy(&value, bytes.data() + (static_cast<std::size_t>(golden().rows[r]) * golden().vocab + i) * sizeof value,
+        std::memcpy(&value,
+                    bytes.data() + (static_cast<std::size_t>(golden().rows[r]) * golden().vocab + i) * sizeof value,
                     sizeof value);
         worst = std::max(worst, std::abs(static_cast<double>(value) - golden().logits[r * golden().vocab + i]));
       }
@@ -69,7 +71,8 @@ TEST_P(Backends, DumpedLogitsAreTheGoldenOnes) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Backends, ::testing::Values("reference", "cpu"), [](const auto& backend) { return std::string(backend.param); });
+INSTANTIATE_TEST_SUITE_P(All, Backends, ::testing::Values("reference", "cpu"),
+                         [](const auto& backend) { return std::string(backend.param); });
 
 TEST(Ds4, TheSameSeedGivesTheSameAnswerAndTheSeedIsReported) {
   const std::string ids = tokens_file("seed.txt", first_tokens(20));
@@ -87,8 +90,8 @@ TEST(Ds4, TheSameSeedGivesTheSameAnswerAndTheSeedIsReported) {
 
 TEST(Ds4, LogprobsAreJsonWithTheGreedyTokens) {
   const std::string path = work_dir() + "/logprobs.json";
-  const Outcome outcome = on_tokens({"--tokens-file", tokens_file("lp.txt", first_tokens(kGreedyPrompt)), "--dump-logprobs", path,
-                                     "-n", "3", "--logprobs-top-k", "2"});
+  const Outcome outcome = on_tokens({"--tokens-file", tokens_file("lp.txt", first_tokens(kGreedyPrompt)),
+                                     "--dump-logprobs", path, "-n", "3", "--logprobs-top-k", "2"});
   ASSERT_EQ(outcome.status, 0) << outcome.err;
   const std::string json = read_file(path);
   EXPECT_NE(json.find("\"prompt_tokens\":150"), std::string::npos) << json;
@@ -102,8 +105,9 @@ TEST(Ds4, LogprobsAreJsonWithTheGreedyTokens) {
 TEST(Ds4, InspectPrintsWhatIsInTheFile) {
   const Outcome outcome = ds4({"-m", token_model(), "--inspect"});
   ASSERT_EQ(outcome.status, 0) << outcome.err;
-  for (const char* part : {"4: 1 window, 2 compressed sparse, 1 heavily compressed; 1 routed by hash", "none: works with token ids",
-                           "blk.N.attn_kv.weight", "KV state of one conversation", "available"}) {
+  for (const char* part :
+       {"4: 1 window, 2 compressed sparse, 1 heavily compressed; 1 routed by hash", "none: works with token ids",
+        "blk.N.attn_kv.weight", "KV state of one conversation", "available"}) {
     EXPECT_NE(outcome.out.find(part), std::string::npos) << part << "\n" << outcome.out;
   }
 }
@@ -142,7 +146,7 @@ TEST(Ds4, ErrorsSayWhatIsWrongAndHaveTheirStatus) {
       {{"-m", model, "--tokens-file", tokens_file("large.txt", {5, 320})}, 2, "expected 0 to 319"},
       {{"-m", model, "--tokens-file", ids, "-c", "5"}, 2, "10 tokens, but the context holds 5"},
       {{"-m", model, "--tokens-file", ids, "-c", "5000"}, 2, "1 to 4096"},
-      {{"-m", work_dir() + "/missing.gguf", "-p", "x"}, 1, "missing.gguf"},
+      {{"-m", work_dir() + "/missing.gguf", "-p", "x"}, 3, "missing.gguf"},
       {{"-m", broken, "-p", "x"}, 3, "broken.gguf"},
       {{"-m", model, "--tokens-file", ids, "--cuda"}, 5, "cuda"},
       {{"-m", model, "--tokens-file", ids, "--backend", "abacus"}, 5, "abacus"},

@@ -6,6 +6,7 @@
 #include <random>
 #include <stdexcept>
 
+#include "base/text.h"
 #include "engine/engine.h"
 #include "models.h"
 
@@ -16,7 +17,7 @@ std::unique_ptr<Engine> load(const std::string& path, EngineOptions options = {}
   Result<ModelFile> file = open_model_file(path);
   DS4_CHECK(file.ok());
   options.kv = KvFormat::kF32;
-  if (options.backend.device == "cpu") options.backend.threads = 2;
+  if (options.backend.device == "cpu") options.backend.threads = 1;
   Result<std::unique_ptr<Engine>> engine = Engine::load(std::move(file).value(), options);
   if (!engine.ok()) throw std::runtime_error(engine.error().message);
   return std::move(engine).value();
@@ -37,7 +38,9 @@ TEST(EngineOnWeights, AnySessionEqualsAFreshOne) {
   Session session = *engine->new_session();
   Session fresh = *engine->new_session();
   std::mt19937 random(3);
-  const auto pick = [&](std::size_t low, std::size_t high) { return std::uniform_int_distribution<std::size_t>(low, high)(random); };
+  const auto pick = [&](std::size_t low, std::size_t high) {
+    return std::uniform_int_distribution<std::size_t>(low, high)(random);
+  };
 
   std::vector<TokenId> conversation(golden().tokens.begin(), golden().tokens.begin() + 300);
   int starts[5] = {};
@@ -47,7 +50,8 @@ TEST(EngineOnWeights, AnySessionEqualsAFreshOne) {
     ++starts[static_cast<int>(report->start)];
     ASSERT_TRUE(fresh.sync(std::vector<TokenId>{static_cast<TokenId>(turn)}).ok());
     ASSERT_TRUE(fresh.sync(conversation).ok());
-    EXPECT_LT(difference(session.logits(), fresh.logits()), 1e-4) << "turn " << turn << " " << sync_start_name(report->start);
+    EXPECT_LT(difference(session.logits(), fresh.logits()), 1e-4)
+        << "turn " << turn << " " << sync_start_name(report->start);
 
     GenerateOptions generate;
     generate.max_tokens = static_cast<std::int64_t>(pick(0, 30));
@@ -90,21 +94,39 @@ TEST(EngineOnWeights, ACancelledPrefillGoesOnWhereItStopped) {
 
 TEST(EngineOnWeights, APlanThatDoesNotFitIsRefusedWithWhatWould) {
   const std::string meminfo = work_dir() + "/meminfo";
-  write_file(meminfo, "MemAvailable:   6000 kB\n");
   EngineOptions options;
   options.context = 4096;
   options.prefill_chunk = 4;
   options.backend.device = "reference";
   options.memory = {meminfo, "/nowhere", "/nowhere"};
-  Result<ModelFile> file = open_model_file(token_model());
-  ASSERT_TRUE(file.ok());
-  const Result<EnginePlan> plan = plan_engine(*file, options);
-  ASSERT_TRUE(plan.ok()) << plan.error().message;
-  const Result<std::unique_ptr<Engine>> engine = Engine::load(std::move(file).value(), options);
-  ASSERT_FALSE(engine.ok());
-  EXPECT_EQ(engine.error().code, ErrorCode::kOutOfMemory);
-  EXPECT_NE(engine.error().message.find("5.86 MiB are available"), std::string::npos) << engine.error().message;
-  EXPECT_NE(engine.error().message.find("ower the"), std::string::npos) << engine.error().message;
+  int shorter = 0;
+  for (int kib = 100; kib < 6000; kib += 100) {
+    write_file(meminfo, cat("MemAvailable:   ", kib, " kB\n"));
+    options.context = 4096;
+    Result<ModelFile> file = open_model_file(token_model());
+    ASSERT_TRUE(file.ok());
+    const Result<EnginePlan> plan = plan_engine(*file, options);
+    ASSERT_TRUE(plan.ok()) << plan.error().message;
+    options.context = plan->fitting_context();
+    if (plan->fits()) {
+      EXPECT_TRUE(Engine::load(std::move(file).value(), options).ok());
+      continue;
+    }
+    if (options.context > 0) {
+      ++shorter;
+      EXPECT_NE(plan->refusal().message.find(cat(options.context, " tokens fit")), std::string::npos);
+      EXPECT_TRUE(plan_engine(*file, options)->fits()) << kib << " KiB, " << options.context << " tokens";
+      options.context += kPageTokens;
+      EXPECT_FALSE(plan_engine(*file, options)->fits()) << kib << " KiB, " << options.context << " tokens";
+    }
+    options.context = 4096;
+    const Result<std::unique_ptr<Engine>> engine = Engine::load(std::move(file).value(), options);
+    ASSERT_FALSE(engine.ok());
+    EXPECT_EQ(engine.error().code, ErrorCode::kOutOfMemory);
+    EXPECT_NE(engine.error().message.find(cat(human_bytes(std::uint64_t(kib) * 1024), " are available")),
+              std::string::npos);
+  }
+  EXPECT_GT(shorter, 3);
 }
 
 TEST(EngineOnWeights, ContextsOutOfRangeAreRefused) {

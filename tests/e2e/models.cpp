@@ -35,9 +35,13 @@ std::string tokenizer_json() {
     chat::append_json_string(vocab, byte_symbol(static_cast<std::uint8_t>(byte)));
     vocab += cat(":", byte + 2);
   }
-  const std::pair<int, const char*> markers[] = {
-      {0, "<｜begin▁of▁sentence｜>"}, {1, "<｜end▁of▁sentence｜>"}, {258, "<｜User｜>"}, {259, "<｜Assistant｜>"},
-      {260, "<think>"},               {261, "</think>"},            {262, "｜DSML｜"}};
+  const std::pair<int, const char*> markers[] = {{0, "<｜begin▁of▁sentence｜>"},
+                                                 {1, "<｜end▁of▁sentence｜>"},
+                                                 {258, "<｜User｜>"},
+                                                 {259, "<｜Assistant｜>"},
+                                                 {260, "<think>"},
+                                                 {261, "</think>"},
+                                                 {262, "｜DSML｜"}};
   for (const auto& [id, text] : markers) {
     added += cat(added.empty() ? "" : ",", "{\"id\":", id, ",\"special\":true,\"content\":\"", text, "\"}");
   }
@@ -106,9 +110,7 @@ std::string tokens_file(const std::string& name, const std::vector<std::int32_t>
   return path;
 }
 
-void write_file(const std::string& path, const std::string& text) {
-  std::ofstream(path, std::ios::binary) << text;
-}
+void write_file(const std::string& path, const std::string& text) { std::ofstream(path, std::ios::binary) << text; }
 
 std::string read_file(const std::string& path) {
   std::ifstream file(path, std::ios::binary);

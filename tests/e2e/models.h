@@ -18,9 +18,9 @@ const std::string& chat_model();
 
 struct Golden {
   std::vector<std::int32_t> tokens;
-  std::vector<std::int32_t> rows;   // positions whose logits are listed
-  std::vector<float> logits;        // [rows][vocab]
-  std::vector<std::int32_t> greedy; // after the first 150 tokens
+  std::vector<std::int32_t> rows;    // positions whose logits are listed
+  std::vector<float> logits;         // [rows][vocab]
+  std::vector<std::int32_t> greedy;  // after the first 150 tokens
   std::size_t vocab = 0;
 };
 const Golden& golden();
