@@ -7,6 +7,7 @@ mask bits; the mask says which tokens the model learns to predict.
 
 import json
 import multiprocessing
+import pathlib
 import random
 
 import numpy as np
@@ -19,14 +20,21 @@ KIND_NAMES = [*Maker.KINDS, *SOURCES]
 
 
 def text_streams(path, tokenizer, split):
-    """{source: (tokens uint16, bytes of text)}: every document between BOS and EOS."""
+    """{source: (tokens uint16, bytes of text)}: every document between BOS and EOS. Kept in a file beside the texts."""
+    cache = pathlib.Path(path).with_name(f"tokens-{split}.npz")
+    if cache.exists():
+        kept = np.load(cache)
+        return {source: (kept[source], int(kept[source + "-bytes"])) for source in SOURCES}
     tokens, size = {source: [] for source in SOURCES}, dict.fromkeys(SOURCES, 0)
     with open(path, encoding="utf-8") as file:
         for doc in map(json.loads, file):
             if doc["split"] == split:
                 tokens[doc["source"]] += [BOS, *tokenizer.encode_plain(doc["text"]), EOS]
                 size[doc["source"]] += len(doc["text"].encode())
-    return {source: (np.array(ids, np.uint16), size[source]) for source, ids in tokens.items()}
+    streams = {source: (np.array(ids, np.uint16), size[source]) for source, ids in tokens.items()}
+    np.savez(cache, **{source: ids for source, (ids, _) in streams.items()},
+             **{source + "-bytes": count for source, (_, count) in streams.items()})
+    return streams
 
 
 def tokens_of(conversation, tokenizer):

@@ -23,13 +23,12 @@ import torch
 import torch.nn.functional as F
 
 import model as nano
-import safetensors_io
 from data import KIND_NAMES, SOURCES, Workers, conversation_rows, text_rows, text_streams
 from make_conversations import Maker
 from template import render
 from tokenizer import EOS, PAD, Tokenizer
+from train_state import fill_hash_tables, load_weights, save_weights
 
-SHARD_BYTES = 15 << 20
 SAMPLES = [  # (messages, thinking)
     ("What is the capital of France?", False), ("What is the capital of France?", True),
     ("Whereabouts is Kenya?", False), ("What is the population of Japan?", True), ("Which countries are next to Poland?", False),
@@ -170,51 +169,12 @@ class Trainer:
                 block.ffn.gate.bias += 1e-3 * torch.sign(load.mean() - load)
 
 
-def fill_hash_tables(model, config):
-    """Each token's experts in the hash-routed layers: a fixed pseudo-random choice, the same number of tokens to each."""
-    for layer in range(config.num_hash_layers):
-        rng = np.random.default_rng(1000 + layer)
-        table = np.zeros((config.vocab_size, config.num_experts_per_tok), np.int64)
-        order = rng.permutation(config.vocab_size)
-        first = np.arange(config.vocab_size) % config.n_routed_experts
-        table[order, 0] = first
-        for k in range(1, config.num_experts_per_tok):
-            table[order, k] = (first + k + (np.arange(config.vocab_size) // config.n_routed_experts)
-                               % (config.n_routed_experts - config.num_experts_per_tok + 1)) % config.n_routed_experts
-        model.layers[layer].ffn.gate.tid2eid.copy_(torch.from_numpy(table))
-
-
-# ------------------------------------------------------------------------------------------------ checkpoints
-
-def save_weights(model, folder):
-    """bfloat16 for what training changes in matrices, float32 for biases; shards below SHARD_BYTES."""
-    shard, size, number = {}, 0, 0
-    for name, tensor in model.state_dict().items():
-        if name.endswith("tid2eid"):
-            continue
-        tensor = tensor.float() if tensor.dim() == 1 else tensor.bfloat16()
-        if shard and size + tensor.nbytes > SHARD_BYTES:
-            safetensors_io.save(folder / f"weights-{number}.safetensors", shard)
-            shard, size, number = {}, 0, number + 1
-        shard[name] = tensor
-        size += tensor.nbytes
-    safetensors_io.save(folder / f"weights-{number}.safetensors", shard)
-
-
-def load_weights(model, folder):
-    state = {}
-    for path in sorted(pathlib.Path(folder).glob("weights-*.safetensors")):
-        state.update(safetensors_io.load(path)[0])
-    lacking = model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=False)
-    assert not lacking.unexpected_keys and all(name.endswith("tid2eid") for name in lacking.missing_keys), lacking
-
-
 # ------------------------------------------------------------------------------------------------ measuring
 
 @torch.no_grad()
-def evaluate(trainer, streams, rows, mode, length):
-    """Bits per byte of held-out texts, and per kind of held-out conversations: loss, right tokens, turns right throughout
-    (which is what greedy decoding would write), MTP drafts accepted."""
+def evaluate(trainer, streams, rows, mode, length, end_of_thinking):
+    """Bits per byte of held-out texts, and per kind of held-out conversations: loss, right tokens, turns whose answer is
+    right throughout (what greedy decoding would write after this reasoning), MTP drafts accepted."""
     model, out = trainer.model, {}
     batch = max(1, trainer.args.batch // 2)
 
@@ -257,9 +217,11 @@ def evaluate(trainer, streams, rows, mode, length):
             begins, ends = (edges == 1).nonzero()[:, 0].tolist(), (edges == -1).nonzero()[:, 0].tolist()
             row_right, row_kinds = right[row].cpu().numpy(), b_kinds[row].cpu().numpy()
             row_loss, row_accepted = loss[row].cpu().numpy(), accepted[row].cpu().numpy()
+            opened = (b_ids[row] == end_of_thinking).nonzero()[:, 0].tolist()
             for begin, end in zip(begins, ends):
+                answer = max([at for at in opened if begin < at < end], default=begin)
                 sums[KIND_NAMES[row_kinds[begin]]] += [row_loss[begin:end].sum(), end - begin, row_right[begin:end].sum(),
-                                                       row_right[begin:end].all(), 1, row_accepted[begin:end].sum()]
+                                                       row_right[answer:end].all(), 1, row_accepted[begin:end].sum()]
     for kind, (loss, tokens, right, whole, turns, drafts) in sums.items():
         if turns:
             out[kind] = {"loss": loss / tokens, "right": right / tokens, "turns_right": whole / turns, "turns": int(turns),
@@ -394,7 +356,8 @@ def main():
     save_weights(trainer.model, args.out)
     thread.join()
     mode = trainer.mode(index_loss=False)
-    for name, result in evaluate(trainer, held_rows["streams"], held_rows["rows"], mode, args.length).items():
+    for name, result in evaluate(trainer, held_rows["streams"], held_rows["rows"], mode, args.length,
+                                 tokenizer.added["</think>"]).items():
         note(kind=name, **{key: float(value) if not isinstance(value, int) else value for key, value in result.items()})
     text = sample(trainer.model, tokenizer, trainer.mode(index_loss=False))
     (args.out / "samples.txt").write_text(text, encoding="utf-8")
