@@ -139,6 +139,7 @@ class Conversion {
     if (fs::exists(path, ignored)) {
       DS4_ASSIGN_OR_RETURN(const MappedFile text, MappedFile::open(path));
       DS4_ASSIGN_OR_RETURN(const Tokenizer::Tables tables, parse_tokenizer_json(as_text(text), path, config_));
+      DS4_RETURN_IF_ERROR(Tokenizer::from_tables(tables, path));  // what no program could load is not written
       add_tokenizer_metadata(tables, *writer_);
     } else {
       note("the checkpoint has no tokenizer.json: the model file will take token ids only");

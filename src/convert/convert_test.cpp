@@ -11,6 +11,8 @@
 #include "convert/test_checkpoint.h"
 #include "gguf/file.h"
 #include "quant/codec.h"
+#include "tokenizer/byte_map.h"
+#include "tokenizer/tokenizer.h"
 
 namespace ds4 {
 namespace {
@@ -347,9 +349,12 @@ TEST(Convert, Metadata) {
 TEST(Convert, TokenizerIsTakenAlong) {
   ChangedCheckpoint checkpoint("small-odd");
   checkpoint.write();
-  checkpoint.folder.write("tokenizer.json",
-                          R"({"model":{"vocab":{"<s>":0,"</s>":1,"a":2,"b":3,"ab":4},"merges":["a b"]},)"
-                          R"("added_tokens":[{"id":0,"content":"<s>","special":true}]})");
+  Json vocab = {{"<s>", 0}, {"</s>", 1}, {"ab", 2}};
+  for (int byte = 0; byte < 256; ++byte) vocab[byte_symbol(static_cast<std::uint8_t>(byte))] = 3 + byte;
+  const Json added = {{"id", 0}, {"content", "<s>"}, {"special", true}};
+  const Json tokenizer = {{"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", Json::array({"a b"})}}},
+                          {"added_tokens", Json::array({added})}};
+  checkpoint.folder.write("tokenizer.json", tokenizer.dump());
   const Outcome outcome = convert(checkpoint.folder.path(), checkpoint.folder.path("m.gguf"), DType::kF32);
   ASSERT_TRUE(outcome.report.ok()) << outcome.report.error().message;
   EXPECT_THAT(outcome.notes, IsEmpty());
@@ -359,13 +364,23 @@ TEST(Convert, TokenizerIsTakenAlong) {
   const auto tokens = model.get_string_array("tokenizer.ggml.tokens");
   ASSERT_TRUE(tokens.ok() && tokens->has_value());
   EXPECT_EQ((*tokens)->size(), 320u);
-  EXPECT_EQ((**tokens)[4], "ab");
+  EXPECT_EQ((**tokens)[2], "ab");
   EXPECT_THAT(**model.get_string_array("tokenizer.ggml.merges"), ElementsAre("a b"));
   EXPECT_EQ((**model.get_int_array("tokenizer.ggml.token_type"))[0], 3);
   EXPECT_EQ(**model.get_uint("tokenizer.ggml.bos_token_id"), 0u);
   EXPECT_EQ(**model.get_uint("tokenizer.ggml.eos_token_id"), 1u);
   EXPECT_EQ(**model.get_uint("tokenizer.ggml.padding_token_id"), 1u);
   EXPECT_EQ(**model.get_bool("tokenizer.ggml.add_bos_token"), false);
+  const auto loaded = Tokenizer::from_gguf(model);
+  ASSERT_TRUE(loaded.ok() && loaded->has_value());
+  EXPECT_THAT((*loaded)->encode_text("<s>abc", true), ElementsAre(0, 2, 3 + 'c'));
+}
+
+TEST(Convert, TokenizerThatNoProgramCouldLoad) {
+  ChangedCheckpoint checkpoint("small-odd");
+  checkpoint.folder.write("tokenizer.json", R"({"model":{"vocab":{"a":0},"merges":[]}})");
+  EXPECT_THAT(checkpoint.convert_error(), HasSubstr("tokenizer.json: "));
+  EXPECT_THAT(checkpoint.convert_error(), HasSubstr("expected all 256 byte symbols"));
 }
 
 TEST(Convert, ShardsGiveTheSameFile) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <tuple>
 #include <unordered_set>
 
 #include <nlohmann/json.hpp>
@@ -60,8 +61,9 @@ class HeaderParser {
       DS4_ASSIGN_OR_RETURN(SafeTensor tensor, read_tensor(name, entry));
       tensors.push_back(std::move(tensor));
     }
-    std::stable_sort(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) {
-      return a.offset != b.offset ? a.offset < b.offset : a.data.size() < b.data.size();
+    std::sort(tensors.begin(), tensors.end(), [](const SafeTensor& a, const SafeTensor& b) {
+      return std::tuple(a.offset, a.data.size(), std::string_view(a.name)) <
+             std::tuple(b.offset, b.data.size(), std::string_view(b.name));  // empty tensors share an offset
     });
     DS4_RETURN_IF_ERROR(check_contiguous(tensors));
     return tensors;

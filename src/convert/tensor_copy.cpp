@@ -5,9 +5,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <mutex>
-#include <optional>
-#include <thread>
 
 #include "base/text.h"
 #include "quant/codec.h"
@@ -16,8 +13,6 @@ namespace ds4 {
 namespace {
 
 constexpr std::uint64_t kPieceElements = 1 << 20;
-
-Error cancelled() { return Error{ErrorCode::kCancelled, "stopped before the model file was complete"}; }
 
 /// Gives the pages of a finished source back: a checkpoint is larger than memory, and mapped pages count as ours.
 void release_pages(std::span<const std::byte> data) {
@@ -61,7 +56,7 @@ Result<TensorCopy> TensorCopy::open(const Checkpoint& checkpoint, TensorPlan pla
 
 void TensorCopy::declare(gguf::Writer& writer) { index_ = writer.add_tensor(plan_.name, type_, plan_.dims); }
 
-Status TensorCopy::run(gguf::Writer& writer, const Step& step) const {
+Status TensorCopy::run(gguf::Writer& writer, const JobStep& step) const {
   if (table_) return run_token_table(writer, step);
   std::uint64_t offset = 0;
   for (const WeightReader& source : sources_) {
@@ -74,7 +69,7 @@ Status TensorCopy::run(gguf::Writer& writer, const Step& step) const {
 }
 
 Status TensorCopy::run_source(const WeightReader& source, std::uint64_t offset, gguf::Writer& writer,
-                              const Step& step) const {
+                              const JobStep& step) const {
   const std::uint64_t columns = source.columns();
   const std::uint64_t piece = std::clamp<std::uint64_t>(kPieceElements / columns, 1, source.rows());
   std::vector<float> values(piece * columns);
@@ -86,12 +81,12 @@ Status TensorCopy::run_source(const WeightReader& source, std::uint64_t offset, 
     encode_row(type_, values.data(), encoded.data(), count * columns);
     DS4_RETURN_IF_ERROR(writer.write_data(index_, offset, bytes));
     offset += bytes.size();
-    if (!step(bytes.size())) return cancelled();
+    DS4_RETURN_IF_ERROR(step(bytes.size()));
   }
   return {};
 }
 
-Status TensorCopy::run_token_table(gguf::Writer& writer, const Step& step) const {
+Status TensorCopy::run_token_table(gguf::Writer& writer, const JobStep& step) const {
   const SafeTensor& tensor = *table_.tensor;
   const std::size_t width = safe_type_bytes(tensor.type);
   std::vector<std::int32_t> ids(tensor.elements());
@@ -111,7 +106,7 @@ Status TensorCopy::run_token_table(gguf::Writer& writer, const Step& step) const
   const std::span<const std::byte> bytes = std::as_bytes(std::span(ids));
   DS4_RETURN_IF_ERROR(writer.write_data(index_, 0, bytes));
   release_pages(tensor.data);
-  if (!step(bytes.size())) return cancelled();
+  DS4_RETURN_IF_ERROR(step(bytes.size()));
   return {};
 }
 
@@ -135,36 +130,11 @@ std::uint64_t TensorCopy::output_bytes() const {
   return row_bytes(type_, elements);
 }
 
-Status copy_tensors(std::span<const TensorCopy> copies, gguf::Writer& writer, const CopySettings& settings) {
+Status copy_tensors(std::span<const TensorCopy> copies, gguf::Writer& writer, const JobSettings& settings) {
   std::uint64_t total = 0;
   for (const TensorCopy& copy : copies) total += copy.output_bytes();
-
-  std::atomic<std::size_t> next{0};
-  std::mutex mutex;  // guards done and error
-  std::uint64_t done = 0;
-  std::optional<Error> error;
-
-  const auto step = [&](std::uint64_t bytes) {
-    const std::lock_guard lock(mutex);
-    done += bytes;
-    if (settings.progress) settings.progress(done, total);
-    return !error && !(settings.cancel != nullptr && settings.cancel->load(std::memory_order_relaxed));
-  };
-  const auto work = [&] {
-    for (std::size_t i = next++; i < copies.size(); i = next++) {
-      Status status = copies[i].run(writer, step);
-      if (status.ok()) continue;
-      const std::lock_guard lock(mutex);
-      if (!error) error = std::move(status).error();
-      return;
-    }
-  };
-  std::vector<std::thread> threads;
-  for (int i = 1; i < settings.threads; ++i) threads.emplace_back(work);
-  work();
-  for (std::thread& thread : threads) thread.join();
-  if (error) return *error;
-  return {};
+  return run_jobs(copies.size(), total, settings,
+                  [&](std::size_t i, const JobStep& step) { return copies[i].run(writer, step); });
 }
 
 }  // namespace ds4

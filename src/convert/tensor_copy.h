@@ -1,9 +1,7 @@
 // One tensor of the model file and where its values come from; and the threads that copy them all.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
-#include <functional>
 #include <span>
 #include <string_view>
 #include <unordered_set>
@@ -11,6 +9,7 @@
 
 #include "base/result.h"
 #include "convert/checkpoint.h"
+#include "convert/jobs.h"
 #include "convert/tensor_names.h"
 #include "convert/weight_reader.h"
 #include "gguf/writer.h"
@@ -20,16 +19,13 @@ namespace ds4 {
 
 class TensorCopy {
  public:
-  /// Called after each piece with its size; false stops the copy with kCancelled.
-  using Step = std::function<bool(std::uint64_t bytes)>;
-
   /// Finds and checks every source. Expert ids in a token table must be below `experts`. The Checkpoint must outlive
   /// this.
   static Result<TensorCopy> open(const Checkpoint& checkpoint, TensorPlan plan, DType type, std::uint32_t experts);
 
   void declare(gguf::Writer& writer);
   /// Reads, encodes and writes the whole tensor in pieces of a few megabytes. After declare() and the writer's begin().
-  Status run(gguf::Writer& writer, const Step& step) const;
+  Status run(gguf::Writer& writer, const JobStep& step) const;
 
   /// Adds the names of all checkpoint tensors that this one reads.
   void collect_sources(std::unordered_set<std::string_view>& names) const;
@@ -37,8 +33,8 @@ class TensorCopy {
   std::uint64_t output_bytes() const;
 
  private:
-  Status run_source(const WeightReader& source, std::uint64_t offset, gguf::Writer& writer, const Step& step) const;
-  Status run_token_table(gguf::Writer& writer, const Step& step) const;
+  Status run_source(const WeightReader& source, std::uint64_t offset, gguf::Writer& writer, const JobStep& step) const;
+  Status run_token_table(gguf::Writer& writer, const JobStep& step) const;
 
   TensorPlan plan_;
   DType type_{};
@@ -48,13 +44,7 @@ class TensorCopy {
   std::uint32_t experts_ = 0;
 };
 
-struct CopySettings {
-  int threads = 1;
-  const std::atomic<bool>* cancel = nullptr;
-  std::function<void(std::uint64_t done, std::uint64_t total)> progress;
-};
-
 /// Copies all tensors, each by one thread. The first error stops everything.
-Status copy_tensors(std::span<const TensorCopy> copies, gguf::Writer& writer, const CopySettings& settings);
+Status copy_tensors(std::span<const TensorCopy> copies, gguf::Writer& writer, const JobSettings& settings);
 
 }  // namespace ds4

@@ -1,16 +1,15 @@
 // ds4-quantize: an official checkpoint folder in, a model file out.
 #include <unistd.h>
 
-#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <string>
-#include <thread>
 
 #include <CLI/CLI.hpp>
 
+#include "base/cpus.h"
 #include "base/text.h"
 #include "convert/convert.h"
 
@@ -70,7 +69,7 @@ class ProgressLine {
 
 int main(int argc, char** argv) {
   ds4::ConvertOptions options;
-  options.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  options.threads = ds4::available_cpus();
   options.cancel = &g_interrupted;
   std::string type = "q8_0";
 
