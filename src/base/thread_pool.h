@@ -7,7 +7,7 @@
 //   });
 //
 // A step of the model hands over hundreds of jobs, some of them a few microseconds long, so an idle worker spins for a
-// while before it sleeps: a job that follows within kSpinTime starts in about a microsecond. When there are more
+// while before it sleeps: a job that follows soon starts in about a microsecond. When there are more
 // threads than CPUs, spinning only keeps the others from working, and waiting threads yield and sleep instead.
 //
 // Owner: whoever made it, usually a backend. run() is called by one thread at a time and never from inside a job;
@@ -28,8 +28,9 @@ namespace ds4 {
 
 class ThreadPool {
  public:
-  /// How long an idle thread stays awake.
-  static constexpr std::chrono::microseconds kSpinTime{100};
+  /// How long an idle thread stays awake: up to kMaxSpin, less where that has not paid lately.
+  static constexpr std::chrono::nanoseconds kMinSpin{5'000};
+  static constexpr std::chrono::nanoseconds kMaxSpin{100'000};
 
   /// `threads` counts the caller: 1 starts none. At least 1. Workers are named <name>-1, <name>-2, ...
   explicit ThreadPool(int threads, const std::string& name = "ds4-cpu");
@@ -67,7 +68,10 @@ class ThreadPool {
     void wait_beyond(std::uint32_t seen, bool spin) const;
 
    private:
+    bool spin_beyond(std::uint32_t seen, std::chrono::nanoseconds time) const;
     std::atomic<std::uint32_t> value_{0};
+    mutable std::atomic<int> sleepers_{0};
+    mutable std::atomic<std::int64_t> patience_{kMaxSpin.count()};
   };
 
   void run_job(Job job);

@@ -44,7 +44,7 @@ TEST(ThreadPool, CallerIsThreadZeroAndWorkersHaveNames) {
 TEST(ThreadPool, SyncSeparatesPhases) {
   for (const int threads : {1, 2, 4, 7}) {
     ThreadPool pool(threads);
-    constexpr int kPhases = 300;
+    constexpr int kPhases = 100;
     std::vector<std::int64_t> values(static_cast<std::size_t>(threads), 0);
     for (int job = 0; job < 5; ++job) {
       pool.run([&](int index, int count) {
@@ -78,7 +78,7 @@ TEST(ThreadPool, TasksGoToOneThreadEachAndStartAnewInEveryPhase) {
 // Pauses longer than the spin time between jobs and inside phases: everybody has gone to sleep and must wake up.
 TEST(ThreadPool, SleepersWakeUp) {
   ThreadPool pool(3);
-  const auto nap = 4 * ThreadPool::kSpinTime;
+  const auto nap = 4 * ThreadPool::kMaxSpin;
   int sum = 0;
   for (int job = 0; job < 20; ++job) {
     std::this_thread::sleep_for(nap);
