@@ -27,6 +27,7 @@ constexpr std::string_view kModel = R"(Model
                        deepseek4 files, or one made with ds4-quantize. Without -m: ds4flash.gguf
                        in this folder, then the model that was installed with ds4.
   --inspect            print metadata, tensors, sizes of the KV state and the memory plan
+  --verify             read every weight once and look for NaN, infinity and bad routing tables
   --warm-weights       read all weights once before the first answer
 )";
 

@@ -28,6 +28,7 @@ struct Options {
   bool print_tokens = false;  // ids in place of text
 
   bool inspect = false;
+  bool verify = false;
   bool dump_tokens = false;
   std::string dump_logits;  // files
   std::string dump_logprobs;

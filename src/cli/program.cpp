@@ -10,6 +10,7 @@
 #include "cli/model_path.h"
 #include "cli/prompt_source.h"
 #include "cli/turn.h"
+#include "model/verify.h"
 
 namespace ds4::cli {
 
@@ -117,6 +118,16 @@ Status run_perplexity(Console& console, Session& session, const Engine& engine, 
   return perplexity(console, session, tokens, std::min(options.max_tokens, engine.context() - 31));
 }
 
+Status verify(Console& console, const ModelFile& file) {
+  Progress progress(console, "verifying");
+  DS4_ASSIGN_OR_RETURN(const VerifyReport report,
+                       verify_weights(file.gguf, file.shape, &interrupted(), [&](std::uint64_t done, std::uint64_t total) {
+                         progress.update(done, total);
+                       }));
+  console.out(cat("verified ", report.tensors, " tensors, ", human_bytes(report.bytes), ": every value is finite\n"));
+  return {};
+}
+
 Status run_with(Console& console, Options& options) {
   DS4_RETURN_IF_ERROR(check(options));
   const bool searched = options.model.empty();
@@ -124,6 +135,7 @@ Status run_with(Console& console, Options& options) {
   if (searched && console.stderr_tty()) console.note(cat("model ", escaped(options.model, 4096)));
   DS4_ASSIGN_OR_RETURN(ModelFile file, open_model_file(options.model));
   if (options.inspect) return inspect(console, file, options.engine);
+  if (options.verify) return verify(console, file);
 
   const bool has_tokenizer = file.tokenizer.has_value();
   if (!has_tokenizer && !options.one_shot()) {

@@ -38,6 +38,7 @@ void add_options(CLI::App& app, Options& options, std::string& kv) {
   ds4::EngineOptions& engine = options.engine;
   app.add_option("-m,--model", options.model);
   app.add_flag("--inspect", options.inspect);
+  app.add_flag("--verify", options.verify);
   app.add_flag("--warm-weights", options.warm_weights);
 
   app.add_option("-p,--prompt", options.prompt);
