@@ -100,7 +100,7 @@ TEST(EngineOnWeights, APlanThatDoesNotFitIsRefusedWithWhatWould) {
   options.backend.device = "reference";
   options.memory = {meminfo, "/nowhere", "/nowhere"};
   int shorter = 0;
-  for (int kib = 100; kib < 6000; kib += 100) {
+  for (int kib = 100; kib < 6000; kib += 40) {
     write_file(meminfo, cat("MemAvailable:   ", kib, " kB\n"));
     options.context = 4096;
     Result<ModelFile> file = open_model_file(token_model());
