@@ -57,8 +57,8 @@ Result<ModelFile> open_model_file(const std::string& path) {
 
 std::int64_t EnginePlan::fitting_context() const {
   const std::uint64_t fixed = need() - memory.kv_pages;
-  if (!available || *available <= fixed || memory.kv_bytes_per_token == 0) return 0;
-  const std::uint64_t page_bytes = memory.kv_bytes_per_token * kPageTokens;
+  if (!available || *available <= fixed || memory.kv_page_bytes == 0) return 0;
+  const std::uint64_t page_bytes = memory.kv_page_bytes;
   const auto pages = static_cast<std::int64_t>((*available - fixed) / page_bytes);
   const std::int64_t all_pages = static_cast<std::int64_t>(memory.kv_pages / page_bytes);
   const std::int64_t for_context = (model.max_tokens + kPageTokens - 1) / kPageTokens;

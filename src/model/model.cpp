@@ -143,7 +143,7 @@ Result<MemoryPlan> Model::plan(const gguf::File& file, std::span<const std::uniq
     plan.kv_pages += config.kv.page_bytes * pages;
     plan.kv_tails += config.kv.tail_bytes * static_cast<std::uint64_t>(config.max_tails);
     plan.scratch += backends[d]->scratch_bytes(config) + carve(shape.dims, options, nullptr).bytes;
-    plan.kv_bytes_per_token += config.kv.page_bytes / kPageTokens;
+    plan.kv_page_bytes += config.kv.page_bytes;
   }
   return plan;
 }

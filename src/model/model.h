@@ -39,7 +39,8 @@ struct MemoryPlan {
   std::uint64_t kv_pages = 0;       // when every token of max_tokens is in use
   std::uint64_t kv_tails = 0;
   std::uint64_t scratch = 0;        // activations and op scratch
-  std::uint64_t kv_bytes_per_token = 0;
+  std::uint64_t kv_page_bytes = 0;  // of kPageTokens tokens, all backends
+  std::uint64_t kv_bytes_per_token() const { return kv_page_bytes / kPageTokens; }
   std::uint64_t total() const { return weights + kv_pages + kv_tails + scratch; }
 };
 
