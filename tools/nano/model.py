@@ -24,6 +24,8 @@ import torch.nn.functional as F
 
 import kernels
 
+CONSTANT = 8   # dimensions of the embedding that start alike for all tokens: there are no biases, and attention by position
+#                needs a part of every key that does not depend on the token
 NEVER = -1e30  # a score that no soft-max sees; finite, so that a fully masked part stays free of NaN
 
 
@@ -550,7 +552,9 @@ class Model(nn.Module):
         super().__init__()
         self.config = config
         n, d = config.hc_mult, config.hidden_size
-        self.embed = Weight(parameter(config.vocab_size, d, std=0.5))
+        table = parameter(config.vocab_size, d, std=0.5)
+        table.data[:, :CONSTANT] = 1.0
+        self.embed = Weight(table)
         self.layers = nn.ModuleList(Block(config, i, config.compress_ratios[i], i < config.num_hash_layers)
                                     for i in range(config.num_hidden_layers))
         self.hc_head_fn = parameter(n, n * d, std=(n * d)**-0.5)

@@ -70,7 +70,7 @@ def orthogonalise(g):
 
 
 class Muon:
-    def __init__(self, named, config, momentum=0.95, decay=0.02):
+    def __init__(self, named, config, momentum=0.95, decay=0.1):
         self.momentum, self.decay, self.groups = momentum, decay, {}
         for name, tensor in named:
             views = as_matrices(name, tensor.data, config)
@@ -135,20 +135,47 @@ class Trainer:
         return nano.Mode(**{"compute": torch.bfloat16, "sparse": a.sparse, "rounded_kv": a.rounded, "fused": True,
                             "rounded_experts": a.rounded, "index_loss": True} | more)
 
-    def losses(self, ids, mask):
-        """Summed losses over the batch: next token, MTP (both per learned token), indexer; and the experts' loads."""
-        mode, model = self.mode(), self.model
-        x, index_losses, loads = model.streams(ids, mode, compiled_block, self.dtype)
-        wanted = shifted(mask, 1, 0).float()
-        loss = (token_losses(model.hidden(x, mode), model.head.weight, shifted(ids, 1, PAD)) * wanted).sum() / wanted.sum()
-        hidden, _, load = model.mtp_hidden(x, shifted(ids, 1, PAD), mode, compiled_block)
-        wanted = shifted(mask, 2, 0).float()
-        mtp = (token_losses(hidden, model.head.weight, shifted(ids, 2, PAD)) * wanted).sum() / wanted.sum()
-        return loss, mtp, sum(index_losses) / max(1, sum(r == 4 for r in self.config.compress_ratios)), loads + [load]
+    def losses(self, ids, mask, texts, mode, run=compiled_block):
+        """Mean losses: [text, conversation] of the next token and of the MTP block, indexer; and the experts' loads. The
+        first `texts` rows are text. Each part is a mean over its own learned tokens: texts have many times more of them."""
+        model = self.model
+        x, index_losses, loads = model.streams(ids, mode, run, self.dtype)
 
-    def step(self, ids, mask, lr):
-        loss, mtp, index, loads = self.losses(ids, mask)
-        (loss + self.args.mtp_weight * mtp + index).backward()
+        def parts(hidden, ahead):
+            wanted = shifted(mask, ahead, 0).float()
+            loss = token_losses(hidden, model.head.weight, shifted(ids, ahead, PAD)) * wanted
+            return [loss[rows].sum() / wanted[rows].sum().clamp_min(1) for rows in (slice(0, texts), slice(texts, None))]
+        loss = parts(model.hidden(x, mode), 1)
+        hidden, _, load = model.mtp_hidden(x, shifted(ids, 1, PAD), mode, run)
+        index = sum(index_losses) / max(1, sum(r == 4 for r in self.config.compress_ratios))
+        return loss, parts(hidden, 2), index, loads + [load]
+
+    def total(self, loss, mtp, index):
+        share = self.args.text_weight
+        weighted = [share * text + (1 - share) * talk for text, talk in (loss, mtp)]
+        return weighted[0] + self.args.mtp_weight * weighted[1] + index
+
+    def compare_with_plain(self, ids, mask, texts):
+        """Distance of every gradient of the compiled bfloat16 step from the plain float32 one; prints the largest."""
+        rows = torch.cat([torch.arange(1), torch.arange(texts, texts + 1)])
+        repeats = self.args.batch // 2
+        few = (ids[rows].repeat_interleave(repeats, 0), mask[rows].repeat_interleave(repeats, 0), repeats)
+        grads = []
+        for batch, mode, run in ((few, self.mode(), compiled_block),
+                                 ((ids[rows], mask[rows], 1), self.mode(compute=torch.float32, fused=False), None)):
+            loss, mtp, index, _ = self.losses(*batch, mode, run)
+            self.total(loss, mtp, index).backward()
+            grads.append({name: p.grad.clone() for name, p in self.model.named_parameters()})
+            self.model.zero_grad()
+        distance = {name: float((a - b).norm() / b.norm().clamp_min(1e-12)) for (name, a), b in
+                    zip(grads[0].items(), grads[1].values())}
+        worst = sorted(distance.items(), key=lambda item: -item[1])
+        print("gradients, compiled against plain: median", round(worst[len(worst) // 2][1], 4), "largest",
+              [(name, round(value, 3)) for name, value in worst[:12]], flush=True)
+
+    def step(self, ids, mask, texts, lr):
+        loss, mtp, index, loads = self.losses(ids, mask, texts, self.mode())
+        self.total(loss, mtp, index).backward()
         parameters = list(self.model.parameters())
         norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
         self.muon.step(lr)
@@ -158,7 +185,7 @@ class Trainer:
         for parameter in parameters:
             parameter.grad = None
         self.balance(loads)
-        return torch.stack([loss.detach(), mtp.detach(), index.detach(), norm])
+        return torch.stack([*(part.detach() for part in (*loss, *mtp, index)), norm])
 
     @torch.no_grad()
     def balance(self, loads):
@@ -269,7 +296,8 @@ def parse():
     parser.add_argument("--measure-seconds", type=float, default=45, help="of which kept for measuring and saving")
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--batch", type=int, default=32, help="rows in a step")
-    parser.add_argument("--text-share", type=float, default=0.35)
+    parser.add_argument("--text-share", type=float, default=0.2, help="of the rows")
+    parser.add_argument("--text-weight", type=float, default=0.35, help="of the text rows in the loss")
     parser.add_argument("--recall-chars", type=int, default=5000)
     parser.add_argument("--recall-weight", type=float, default=10)
     parser.add_argument("--lr", type=float, default=3e-3)
@@ -281,6 +309,7 @@ def parse():
     parser.add_argument("--bf16-streams", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--max-steps", type=int, default=10**9)
+    parser.add_argument("--compare", action="store_true", help="compare the first gradients with the plain model's")
     parser.add_argument("--profile", action="store_true", help="print where the GPU's time goes in steps 20 to 22")
     return parser.parse_args()
 
@@ -334,19 +363,21 @@ def main():
         ids, mask, _ = (np.concatenate(part) for part in parts)
         ids = torch.from_numpy(ids.astype(np.int32)).pin_memory().cuda(non_blocking=True).long()
         mask = torch.from_numpy(mask).pin_memory().cuda(non_blocking=True)
+        if args.compare and step == 0:
+            trainer.compare_with_plain(ids, mask, texts)
         if args.profile and step == 20:
             with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
                 for _ in range(3):
-                    trainer.step(ids, mask, lr)
+                    trainer.step(ids, mask, texts, lr)
                 torch.cuda.synchronize()
             print(profile.key_averages().table(sort_by="cuda_time_total", row_limit=30, max_name_column_width=90), flush=True)
-        recent.append(trainer.step(ids, mask, lr))
+        recent.append(trainer.step(ids, mask, texts, lr))
         tokens_done += ids.numel()
         step += 1
-        if step % 100 == 0 or step <= 3:
+        if step % 200 == 0 or step <= 3:
             mean = torch.stack(recent).mean(0).tolist()  # waits for the GPU
             elapsed, last = time.time() - last, time.time()
-            note(step=step, loss=mean[0], mtp=mean[1], index=mean[2], norm=mean[3], lr=lr,
+            note(step=step, text=mean[0], talk=mean[1], mtp_text=mean[2], mtp_talk=mean[3], index=mean[4], norm=mean[5], lr=lr,
                  tokens_per_second=round(len(recent) * args.batch * args.length / elapsed), seconds=time.time() - begun)
             recent = []
     torch.cuda.synchronize()
