@@ -171,6 +171,81 @@ TEST(Weights, MissingMisshapenOrMistypedTensorsAreRefusedByName) {
   }
 }
 
+/// The tensors of an MTP block: those of a window-only layer under `prefix`, and the block's own under `extra`.
+std::vector<testing::SmallModelTensor> mtp_tensors(const std::string& prefix, const std::string& extra, bool fused) {
+  std::vector<testing::SmallModelTensor> out;
+  for (auto tensor : testing::small_model_tensors()) {
+    const bool window_layer = tensor.name.starts_with("blk.0.") && tensor.type != DType::kI32;
+    if (!window_layer && tensor.name != "blk.1.exp_probs_b.bias") continue;
+    tensor.name = prefix + tensor.name.substr(6);
+    out.push_back(tensor);
+  }
+  const auto add = [&](const std::string& name, std::vector<std::uint64_t> dims) { out.push_back({prefix + extra + name, std::move(dims)}); };
+  add("enorm.weight", {64});
+  add("hnorm.weight", {64});
+  if (fused) {
+    add("eh_proj.weight", {128, 64});
+  } else {
+    add("e_proj.weight", {64, 64});
+    add("h_proj.weight", {64, 64});
+  }
+  add("hc_head_fn.weight", {256, 4});
+  add("hc_head_base.weight", {4});
+  add("hc_head_scale.weight", {1});
+  add(extra.empty() ? "norm.weight" : "shared_head_norm.weight", {64});
+  return out;
+}
+
+TEST(Weights, TheMtpBlockIsFoundUnderEitherName) {
+  const LoadWeight keep = [](const HostWeight& w, int layer) -> Result<Weight> {
+    EXPECT_EQ(layer, 4);
+    return Weight{w.type, w.in, w.out, w.count, w.data, 0};
+  };
+  const auto trunk = shape_of(testing::small_model_keys());
+  ASSERT_TRUE(trunk.ok());
+  {  // a trunk without one
+    const Opened opened(testing::small_model_keys(), testing::small_model_tensors());
+    const auto mtp = bind_mtp_weights(*opened.file, *trunk, keep);
+    ASSERT_TRUE(mtp.ok());
+    EXPECT_FALSE(mtp->has_value());
+  }
+  {  // a file of its own: 32 tensors, as published
+    const auto tensors = mtp_tensors("mtp.0.", "", false);
+    EXPECT_EQ(tensors.size(), 32U);
+    const Opened opened({{"general.architecture", std::string("deepseek4")}}, tensors);
+    const auto mtp = bind_mtp_weights(*opened.file, *trunk, keep);
+    ASSERT_TRUE(mtp.ok()) << mtp.error().message;
+    ASSERT_TRUE(mtp->has_value());
+    EXPECT_EQ((*mtp)->e_proj.in, 64);
+    EXPECT_FALSE((*mtp)->eh_proj.present() && (*mtp)->eh_proj.in > 0);
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      if (tensors[i].name == "mtp.0.attn_norm.weight") continue;  // its presence is what says that there is a block
+      auto without = tensors;
+      without.erase(without.begin() + static_cast<std::ptrdiff_t>(i));
+      const Opened broken({{"general.architecture", std::string("deepseek4")}}, without);
+      const auto refused = bind_mtp_weights(*broken.file, *trunk, keep);
+      ASSERT_FALSE(refused.ok()) << tensors[i].name;
+      EXPECT_NE(refused.error().message.find(tensors[i].name), std::string::npos) << refused.error().message;
+    }
+  }
+  for (const bool fused : {false, true}) {  // appended to the trunk
+    auto keys = testing::small_model_keys();
+    keys["deepseek4.block_count"] = std::uint64_t{5};
+    keys["deepseek4.nextn_predict_layers"] = std::uint64_t{1};
+    auto tensors = testing::small_model_tensors();
+    for (auto& tensor : mtp_tensors("blk.4.", "nextn.", fused)) tensors.push_back(tensor);
+    const Opened opened(keys, tensors);
+    const auto shape = read_shape(*opened.file);
+    ASSERT_TRUE(shape.ok()) << shape.error().message;
+    EXPECT_EQ(shape->layers.size(), 4U);
+    EXPECT_EQ(shape->mtp_layers, 1);
+    const auto mtp = bind_mtp_weights(*opened.file, *shape, keep);
+    ASSERT_TRUE(mtp.ok()) << mtp.error().message;
+    ASSERT_TRUE(mtp->has_value());
+    EXPECT_EQ((*mtp)->eh_proj.in, fused ? 128 : 0);
+  }
+}
+
 TEST(Rope, MatchesTheAppendix) {
   const RopeShape rope{10000.0F, 160000.0F, 16.0F, 65536, 32.0F, 1.0F};
   const auto yarn = rope_frequencies(rope, 64, 4);

@@ -160,6 +160,33 @@ Result<ModelWeights> bind_weights(const gguf::File& file, const ModelShape& shap
   return weights;
 }
 
+Result<std::optional<MtpWeights>> bind_mtp_weights(const gguf::File& file, const ModelShape& shape, const LoadWeight& load) {
+  const Dims& dims = shape.dims;
+  const int layer = static_cast<int>(shape.layers.size());
+  const bool separate = file.find_tensor("mtp.0.attn_norm.weight") != nullptr;
+  if (!separate && shape.mtp_layers == 0) return std::optional<MtpWeights>();
+  const LayerShape kind{LayerKind::kWindow, 0, false, shape.layers.back().swiglu_limit, shape.layers.back().shared_swiglu_limit};
+  Binder binder(file, load);
+  MtpWeights mtp;
+  const std::string prefix = separate ? "mtp.0." : cat("blk.", layer, ".");
+  binder.enter(prefix, layer);
+  bind_attention(binder, dims, kind, mtp.block);
+  bind_experts(binder, dims, kind, mtp.block);
+  const std::string extra = separate ? "" : "nextn.";
+  mtp.e_norm = binder.vector(cat(extra, "enorm.weight"), dims.hidden);
+  mtp.h_norm = binder.vector(cat(extra, "hnorm.weight"), dims.hidden);
+  if (file.find_tensor(cat(prefix, extra, "eh_proj.weight")) != nullptr) {
+    mtp.eh_proj = binder.matrix(cat(extra, "eh_proj.weight"), std::int64_t{2} * dims.hidden, dims.hidden);
+  } else {
+    mtp.e_proj = binder.matrix(cat(extra, "e_proj.weight"), dims.hidden, dims.hidden);
+    mtp.h_proj = binder.matrix(cat(extra, "h_proj.weight"), dims.hidden, dims.hidden);
+  }
+  mtp.hc_head = bind_hyper_connection(binder, cat(extra, "hc_head"), dims, dims.hc, 1);
+  mtp.norm = binder.vector(separate ? "norm.weight" : "nextn.shared_head_norm.weight", dims.hidden);
+  if (!binder.status().ok()) return binder.status().error();
+  return std::optional<MtpWeights>(mtp);
+}
+
 Status check_token_experts(const gguf::File& file, const ModelShape& shape) {
   for (std::size_t layer = 0; layer < shape.layers.size(); ++layer) {
     if (!shape.layers[layer].hash_routed) continue;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "backend/backend.h"
@@ -51,6 +52,23 @@ using LoadWeight = std::function<Result<Weight>(const HostWeight& weight, int la
 
 /// A missing tensor, a wrong shape or a wrong type is an Error that names file, tensor, byte, expected and found.
 Result<ModelWeights> bind_weights(const gguf::File& file, const ModelShape& shape, const LoadWeight& load);
+
+/// The multi-token-prediction block (§8.1): a window-only layer with bias routing between two projections and a head of
+/// its own; embedding and output matrix are the trunk's.
+struct MtpWeights {
+  LayerWeights block;
+  Weight e_norm;         // [d], of the embedding
+  Weight h_norm;         // [d], of each stream
+  Weight e_proj;         // [d, d]; absent when eh_proj is there
+  Weight h_proj;         // [d, d]
+  Weight eh_proj;        // [d, 2 * d]: e_proj and h_proj side by side on the input
+  HyperConnectionWeights hc_head;
+  Weight norm;           // [d]
+};
+
+/// The MTP block in `file`: under mtp.0. (a file of its own, or beside the trunk), or appended to the trunk as block L in
+/// llama.cpp's names (§5.5, §5.9). `shape` is the trunk's. nullopt when there is none; `load` gets the layer number L.
+Result<std::optional<MtpWeights>> bind_mtp_weights(const gguf::File& file, const ModelShape& shape, const LoadWeight& load);
 
 /// Every entry of the hash-routing tables must be an expert; checked once, when the tables are loaded.
 Status check_token_experts(const gguf::File& file, const ModelShape& shape);
