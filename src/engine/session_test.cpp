@@ -92,6 +92,7 @@ TEST(Session, AnEditBeyondTheWindowGoesBackToASnapshotOrToNothing) {
   SyncReport report = sync(session, edited);
   EXPECT_EQ(report.start, SyncStart::kSnapshot);
   EXPECT_EQ(report.reused, 100);
+  EXPECT_EQ(session.snapshots(), (std::vector<std::int64_t>{100, 300}));  // the one that served is still there
   expect_state(model, session, edited);
   edited[10] = 49;
   report = sync(session, edited);
