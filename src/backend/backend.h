@@ -27,9 +27,9 @@ namespace ds4 {
 struct Segment {
   int first_row = 0;
   int rows = 0;
-  std::int64_t first_position = 0;     // tokens of the sequence before this batch
-  int tail = 0;                        // kv tail slot
-  std::span<const std::int32_t> pages; // page ids; page i covers tokens [i * kPageTokens, (i + 1) * kPageTokens)
+  std::int64_t first_position = 0;      // tokens of the sequence before this batch
+  int tail = 0;                         // kv tail slot
+  std::span<const std::int32_t> pages;  // page ids; page i covers tokens [i * kPageTokens, (i + 1) * kPageTokens)
   std::int64_t end_position() const { return first_position + rows; }
 };
 
@@ -39,16 +39,16 @@ struct BatchView {
   std::span<const std::int32_t> tokens;     // [rows]
   std::span<const std::int32_t> positions;  // [rows]
   std::span<const Segment> segments;
-  std::span<const std::int32_t> logit_rows; // rows whose logits are wanted, ascending
+  std::span<const std::int32_t> logit_rows;  // rows whose logits are wanted, ascending
 };
 
 struct BackendConfig {
   Dims dims;
   KvLayout kv;
-  int max_rows = 0;                // rows of the largest batch
+  int max_rows = 0;  // rows of the largest batch
   int max_logit_rows = 0;
-  std::int64_t max_context = 0;    // tokens of the longest sequence
-  int max_tails = 0;               // sequences and resume points alive at once
+  std::int64_t max_context = 0;  // tokens of the longest sequence
+  int max_tails = 0;             // sequences and resume points alive at once
   int max_pages = 0;
 };
 
@@ -67,34 +67,34 @@ struct CompressorWeights {
   Weight norm;  // [hd]
 };
 
-struct EmbedArgs {  // §2.1
+struct EmbedArgs {      // §2.1
   const Weight& table;  // [vocab, d]
   Tensor streams;       // out [rows, hc, d]
 };
 struct HcPreArgs {  // §2.2
-  Tensor streams;  // [rows, hc, d]
+  Tensor streams;   // [rows, hc, d]
   const HyperConnectionWeights& hc;
-  Tensor y;        // out [rows, d]
-  Tensor post;     // out [rows, hc]
-  Tensor comb;     // out [rows, hc, hc]: row = source stream, column = produced stream
+  Tensor y;     // out [rows, d]
+  Tensor post;  // out [rows, hc]
+  Tensor comb;  // out [rows, hc, hc]: row = source stream, column = produced stream
 };
 struct HcPostArgs {  // §2.2
-  Tensor o;        // [rows, d]
-  Tensor post;     // [rows, hc]
-  Tensor comb;     // [rows, hc, hc]
-  Tensor streams;  // in and out [rows, hc, d]
+  Tensor o;          // [rows, d]
+  Tensor post;       // [rows, hc]
+  Tensor comb;       // [rows, hc, hc]
+  Tensor streams;    // in and out [rows, hc, d]
 };
 struct HcHeadArgs {  // §2.2, for batch.logit_rows only
-  Tensor streams;  // [rows, hc, d]
+  Tensor streams;    // [rows, hc, d]
   const HyperConnectionWeights& hc;
-  Tensor h;        // out [logit rows, d]
+  Tensor h;  // out [logit rows, d]
 };
-struct RmsNormArgs {  // §2.3
+struct RmsNormArgs {     // §2.3
   Tensor x;              // [rows, d]
   const Weight& weight;  // [d]
   Tensor y;              // out [rows, d]; may be x
 };
-struct QueryHeadsArgs {  // §2.5 steps 1-4
+struct QueryHeadsArgs {    // §2.5 steps 1-4
   Tensor x;                // [rows, d]
   const Weight& q_a;       // [q_lora, d]
   const Weight& q_a_norm;  // [q_lora]
@@ -105,9 +105,9 @@ struct QueryHeadsArgs {  // §2.5 steps 1-4
 };
 struct WindowKvArgs {  // §2.5 steps 5-7; the rows become visible to sparse_attention of the same layer
   int layer;
-  Tensor x;                 // [rows, d]
-  const Weight& kv;         // [head_dim, d]
-  const Weight& kv_norm;    // [head_dim]
+  Tensor x;               // [rows, d]
+  const Weight& kv;       // [head_dim, d]
+  const Weight& kv_norm;  // [head_dim]
   Tensor rope;
 };
 enum class CompressorKind { kMain, kIndexer };
@@ -120,52 +120,52 @@ struct CompressArgs {  // §2.6; completed rows go to the pages, (z, g) to the t
 };
 struct IndexTopkArgs {  // §2.7; ratio-4 layers, after compress(kIndexer)
   int layer;
-  Tensor x;              // [rows, d]
-  Tensor qr;             // [rows, q_lora]
-  const Weight& q_b;     // [index_heads * index_dim, q_lora]
-  const Weight& proj;    // [index_heads, d]
+  Tensor x;            // [rows, d]
+  Tensor qr;           // [rows, q_lora]
+  const Weight& q_b;   // [index_heads * index_dim, q_lora]
+  const Weight& proj;  // [index_heads, d]
   Tensor rope;
-  IntTensor selected;    // out [rows, index_topk]: ascending compressed-row numbers, ties to the lower row
-  IntTensor count;       // out [rows, 1]: min(index_topk, visible)
+  IntTensor selected;  // out [rows, index_topk]: ascending compressed-row numbers, ties to the lower row
+  IntTensor count;     // out [rows, 1]: min(index_topk, visible)
 };
 struct SparseAttentionArgs {  // §2.5 steps 8-10, §2.8
   int layer;
-  Tensor q;              // [rows, H, head_dim]
-  const Weight& sinks;   // [H]
+  Tensor q;             // [rows, H, head_dim]
+  const Weight& sinks;  // [H]
   Tensor rope;
-  IntTensor selected;    // ratio 4: from index_topk; otherwise empty: window only (ratio 0) or all visible rows (128)
+  IntTensor selected;  // ratio 4: from index_topk; otherwise empty: window only (ratio 0) or all visible rows (128)
   IntTensor count;
-  Tensor o;              // out [rows, H, head_dim]
+  Tensor o;  // out [rows, H, head_dim]
 };
 struct AttentionOutputArgs {  // §2.5 step 11
-  Tensor o;               // [rows, H, head_dim]
-  const Weight& output_a; // [G * o_lora, H / G * head_dim]
-  const Weight& output_b; // [d, G * o_lora]
-  Tensor y;               // out [rows, d]
+  Tensor o;                   // [rows, H, head_dim]
+  const Weight& output_a;     // [G * o_lora, H / G * head_dim]
+  const Weight& output_b;     // [d, G * o_lora]
+  Tensor y;                   // out [rows, d]
 };
-struct RouteArgs {  // §2.9
-  Tensor x;                // [rows, d]
-  const Weight& gate;      // [experts, d]
-  const Weight& bias;      // [experts]; absent in hash-routed layers
+struct RouteArgs {              // §2.9
+  Tensor x;                     // [rows, d]
+  const Weight& gate;           // [experts, d]
+  const Weight& bias;           // [experts]; absent in hash-routed layers
   const Weight& token_experts;  // i32 [vocab, experts_used]; present in hash-routed layers
-  IntTensor experts;       // out [rows, experts_used], in order of selection
-  Tensor weights;          // out [rows, experts_used]
+  IntTensor experts;            // out [rows, experts_used], in order of selection
+  Tensor weights;               // out [rows, experts_used]
 };
-struct ExpertsArgs {  // §2.9: sum of the routed experts, in ascending expert id, plus the shared one
-  Tensor x;            // [rows, d]
-  IntTensor experts;   // [rows, experts_used]
-  Tensor weights;      // [rows, experts_used]
-  const Weight& gate;  // [experts][expert_ff, d]   W1
-  const Weight& up;    // [experts][expert_ff, d]   W3
-  const Weight& down;  // [experts][d, expert_ff]   W2
+struct ExpertsArgs {          // §2.9: sum of the routed experts, in ascending expert id, plus the shared one
+  Tensor x;                   // [rows, d]
+  IntTensor experts;          // [rows, experts_used]
+  Tensor weights;             // [rows, experts_used]
+  const Weight& gate;         // [experts][expert_ff, d]   W1
+  const Weight& up;           // [experts][expert_ff, d]   W3
+  const Weight& down;         // [experts][d, expert_ff]   W2
   const Weight& shared_gate;  // [shared_ff, d]
   const Weight& shared_up;
   const Weight& shared_down;
-  float limit;         // SwiGLU clamp of the routed experts
+  float limit;  // SwiGLU clamp of the routed experts
   float shared_limit;
-  Tensor y;            // out [rows, d]
+  Tensor y;  // out [rows, d]
 };
-struct LogitsArgs {  // §2.10
+struct LogitsArgs {      // §2.10
   Tensor h;              // [logit rows, d], normalised
   const Weight& output;  // [vocab, d]
   Tensor logits;         // out [logit rows, vocab]
@@ -192,9 +192,9 @@ class Backend {
   virtual Status download(void* host, const void* device, std::size_t bytes) = 0;
 
   // --- KV memory: pages and tails are numbered slots; the owner counts references
-  virtual Result<std::int32_t> new_page() = 0;   // zeroed
+  virtual Result<std::int32_t> new_page() = 0;  // zeroed
   virtual void free_page(std::int32_t page) = 0;
-  virtual Result<std::int32_t> new_tail() = 0;   // zeroed
+  virtual Result<std::int32_t> new_tail() = 0;  // zeroed
   virtual void free_tail(std::int32_t tail) = 0;
   virtual void copy_page(std::int32_t to, std::int32_t from) = 0;
   virtual void copy_tail(std::int32_t to, std::int32_t from) = 0;

@@ -7,18 +7,18 @@
 namespace ds4 {
 
 struct Dims {
-  int hidden = 0;         // d
+  int hidden = 0;  // d
   int vocab = 0;
-  int heads = 0;          // H
-  int head_dim = 0;       // K = V width
-  int rope_dim = 0;       // rotating dims, the last ones
+  int heads = 0;     // H
+  int head_dim = 0;  // K = V width
+  int rope_dim = 0;  // rotating dims, the last ones
   int q_lora = 0;
-  int o_groups = 0;       // G
-  int o_lora = 0;         // per group
-  int window = 0;         // sliding window, including the token itself
+  int o_groups = 0;  // G
+  int o_lora = 0;    // per group
+  int window = 0;    // sliding window, including the token itself
   int index_heads = 0;
   int index_dim = 0;
-  int index_topk = 0;     // compressed rows selected per query in CSA layers
+  int index_topk = 0;  // compressed rows selected per query in CSA layers
   int experts = 0;
   int experts_used = 0;
   int expert_ff = 0;      // inner size of one routed expert

@@ -19,10 +19,11 @@ Status HostKv::Arena::reserve(std::uint64_t slot_bytes, int slots) {
   const Checked total = aligned * Checked(static_cast<std::uint64_t>(slots));
   if (!total.fits(std::uint64_t{1} << 46))
     return Error{ErrorCode::kOutOfMemory, cat("KV memory of ", slots, " slots of ", slot_bytes, " bytes is too large")};
-  void* data = ::mmap(nullptr, *total.value(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* data =
+      ::mmap(nullptr, *total.value(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (data == MAP_FAILED)
-    return Error{ErrorCode::kOutOfMemory,
-                 cat("cannot reserve ", human_bytes(*total.value()), " of address space for KV: ", std::strerror(errno))};
+    return Error{ErrorCode::kOutOfMemory, cat("cannot reserve ", human_bytes(*total.value()),
+                                              " of address space for KV: ", std::strerror(errno))};
   ::madvise(data, *total.value(), MADV_HUGEPAGE);  // best effort: some kernels have none
   base = static_cast<std::byte*>(data);
   stride = *aligned.value();
@@ -33,7 +34,8 @@ Status HostKv::Arena::reserve(std::uint64_t slot_bytes, int slots) {
 }
 
 Result<std::int32_t> HostKv::Arena::take(std::string_view what) {
-  if (free.empty()) return Error{ErrorCode::kOutOfMemory, cat("no free KV ", what, ": ", reserved / stride, " are in use")};
+  if (free.empty())
+    return Error{ErrorCode::kOutOfMemory, cat("no free KV ", what, ": ", reserved / stride, " are in use")};
   const std::int32_t slot = free.back();
   free.pop_back();
   return slot;

@@ -35,7 +35,7 @@ class HostKv {
   /// A reserved range cut into equal slots.
   struct Arena {
     std::byte* base = nullptr;
-    std::uint64_t stride = 0;     // slot size rounded up to the page size of the system
+    std::uint64_t stride = 0;  // slot size rounded up to the page size of the system
     std::vector<std::int32_t> free;
     std::uint64_t reserved = 0;
     Status reserve(std::uint64_t slot_bytes, int slots);

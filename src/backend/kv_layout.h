@@ -27,7 +27,8 @@ struct RowStore {
   std::uint64_t bytes() const { return std::uint64_t(rows) * row.total(); }
 };
 
-/// Compressor state: f32 z[slots][width], then f32 g[slots][width]; token p is in slot p % slots. Absent when slots == 0.
+/// Compressor state: f32 z[slots][width], then f32 g[slots][width]; token p is in slot p % slots. Absent when slots ==
+/// 0.
 struct StateRing {
   std::uint64_t offset = 0;
   int slots = 0;
@@ -36,12 +37,12 @@ struct StateRing {
 };
 
 struct LayerKvLayout {
-  int ratio = 0;           // 0 window only, 4 CSA, 128 HCA
-  RowStore window;         // tail: position p in row p % window.rows
-  RowStore compressed;     // page: kPageTokens / ratio rows; row b of the sequence is row b % rows of page b / rows
-  RowStore index;          // page: the same, ratio 4 only
-  StateRing state;         // tail: main compressor
-  StateRing index_state;   // tail: indexer compressor, ratio 4 only
+  int ratio = 0;          // 0 window only, 4 CSA, 128 HCA
+  RowStore window;        // tail: position p in row p % window.rows
+  RowStore compressed;    // page: kPageTokens / ratio rows; row b of the sequence is row b % rows of page b / rows
+  RowStore index;         // page: the same, ratio 4 only
+  StateRing state;        // tail: main compressor
+  StateRing index_state;  // tail: indexer compressor, ratio 4 only
 };
 
 struct KvLayout {

@@ -52,8 +52,13 @@ class Buffer {
   Buffer(void* data, std::size_t bytes, std::function<void(void*)> release)
       : data_(data), bytes_(bytes), release_(std::move(release)) {}
   Buffer(Buffer&& other) noexcept { swap(other); }
-  Buffer& operator=(Buffer&& other) noexcept { swap(other); return *this; }
-  ~Buffer() { if (data_ != nullptr) release_(data_); }
+  Buffer& operator=(Buffer&& other) noexcept {
+    swap(other);
+    return *this;
+  }
+  ~Buffer() {
+    if (data_ != nullptr) release_(data_);
+  }
   void* data() const { return data_; }
   std::size_t bytes() const { return bytes_; }
 

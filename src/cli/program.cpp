@@ -10,7 +10,6 @@
 #include "cli/model_path.h"
 #include "cli/prompt_source.h"
 #include "cli/turn.h"
-#include "model/verify.h"
 
 namespace ds4::cli {
 
@@ -121,7 +120,7 @@ Status run_perplexity(Console& console, Session& session, const Engine& engine, 
 Status verify(Console& console, const ModelFile& file) {
   Progress progress(console, "verifying");
   DS4_ASSIGN_OR_RETURN(const VerifyReport report,
-                       verify_weights(file.gguf, file.shape, &interrupted(), [&](std::uint64_t done, std::uint64_t total) {
+                       verify_model_file(file, &interrupted(), [&](std::uint64_t done, std::uint64_t total) {
                          progress.update(done, total);
                        }));
   console.out(cat("verified ", report.tensors, " tensors, ", human_bytes(report.bytes), ": every value is finite\n"));

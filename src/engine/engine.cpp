@@ -55,6 +55,11 @@ Result<ModelFile> open_model_file(const std::string& path) {
   return ModelFile{std::move(file), std::move(shape), std::move(tokenizer)};
 }
 
+Result<VerifyReport> verify_model_file(const ModelFile& file, const std::atomic<bool>* cancel,
+                                       const std::function<void(std::uint64_t done, std::uint64_t total)>& progress) {
+  return verify_weights(file.gguf, file.shape, cancel, progress);
+}
+
 std::int64_t EnginePlan::fitting_context() const {
   const std::uint64_t fixed = need() - memory.kv_pages;
   if (!available || *available <= fixed || memory.kv_page_bytes == 0) return 0;

@@ -23,6 +23,7 @@
 #include "gguf/file.h"
 #include "model/model.h"
 #include "model/shape.h"
+#include "model/verify.h"
 #include "tokenizer/tokenizer.h"
 
 namespace ds4 {
@@ -35,6 +36,10 @@ struct ModelFile {
 };
 
 Result<ModelFile> open_model_file(const std::string& path);
+
+/// Reads every weight and looks for what the header cannot show; see model/verify.h.
+Result<VerifyReport> verify_model_file(const ModelFile& file, const std::atomic<bool>* cancel,
+                                       const std::function<void(std::uint64_t done, std::uint64_t total)>& progress);
 
 struct EngineOptions {
   std::int64_t context = 0;         // tokens of one session; 0: 32768, or fewer when the model was trained on fewer

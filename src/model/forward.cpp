@@ -18,7 +18,8 @@ Activations for_rows(Activations a, std::int64_t rows, std::int64_t wanted) {
   return a;
 }
 
-void attention(Backend& b, const LayerWeights& w, const LayerShape& shape, int layer, const Activations& a, Tensor rope) {
+void attention(Backend& b, const LayerWeights& w, const LayerShape& shape, int layer, const Activations& a,
+               Tensor rope) {
   const bool sparse = shape.kind == LayerKind::kCompressedSparse;
   b.query_heads({a.mixed, w.q_a, w.q_a_norm, w.q_b, rope, a.qr, a.q});
   b.window_kv({layer, a.mixed, w.kv, w.kv_norm, rope});
@@ -27,17 +28,19 @@ void attention(Backend& b, const LayerWeights& w, const LayerShape& shape, int l
     b.compress({layer, CompressorKind::kIndexer, a.mixed, w.index_compressor, rope});
     b.index_topk({layer, a.mixed, a.qr, w.index_q_b, w.index_proj, rope, a.selected, a.count});
   }
-  b.sparse_attention({layer, a.q, w.sinks, rope, sparse ? a.selected : IntTensor{}, sparse ? a.count : IntTensor{}, a.heads});
+  b.sparse_attention(
+      {layer, a.q, w.sinks, rope, sparse ? a.selected : IntTensor{}, sparse ? a.count : IntTensor{}, a.heads});
   b.attention_output({a.heads, w.output_a, w.output_b, a.out});
 }
 
 void mixture_of_experts(Backend& b, const LayerWeights& w, const LayerShape& shape, const Activations& a) {
   b.route({a.mixed, w.router, w.router_bias, w.token_experts, a.experts, a.route});
-  b.experts({a.mixed, a.experts, a.route, w.gate, w.up, w.down, w.shared_gate, w.shared_up, w.shared_down, shape.swiglu_limit,
-             shape.shared_swiglu_limit, a.out});
+  b.experts({a.mixed, a.experts, a.route, w.gate, w.up, w.down, w.shared_gate, w.shared_up, w.shared_down,
+             shape.swiglu_limit, shape.shared_swiglu_limit, a.out});
 }
 
-void transformer_layer(Backend& b, const LayerWeights& w, const LayerShape& shape, int layer, const Activations& a, Tensor rope) {
+void transformer_layer(Backend& b, const LayerWeights& w, const LayerShape& shape, int layer, const Activations& a,
+                       Tensor rope) {
   b.hc_pre({a.streams, w.hc_attn, a.mixed, a.post, a.comb});
   b.rms_norm({a.mixed, w.attn_norm, a.mixed});
   attention(b, w, shape, layer, a, rope);
@@ -78,23 +81,27 @@ Result<Rows> arrange(std::span<const BatchRow> batch, const ModelShape& shape, c
     const int r = static_cast<int>(rows.tokens.size());
     if (rows.parts.empty() || rows.parts.back().sequence != row.sequence) {
       for (const Part& part : rows.parts)
-        if (part.sequence == row.sequence) return refuse(cat("batch row ", r, ": the rows of a sequence must be consecutive"));
+        if (part.sequence == row.sequence)
+          return refuse(cat("batch row ", r, ": the rows of a sequence must be consecutive"));
       rows.parts.push_back({row.sequence, r, 0});
     }
     Part& part = rows.parts.back();
     if (row.token < 0 || row.token >= shape.dims.vocab)
       return refuse(cat("batch row ", r, ": expected a token in 0..", shape.dims.vocab - 1, ", found ", row.token));
     if (row.position != part.sequence->length() + part.rows)
-      return refuse(cat("batch row ", r, ": expected position ", part.sequence->length() + part.rows, ", found ", row.position));
+      return refuse(
+          cat("batch row ", r, ": expected position ", part.sequence->length() + part.rows, ", found ", row.position));
     if (row.position >= options.context)
-      return refuse(cat("batch row ", r, ": position ", row.position, " is beyond the context of ", options.context, " tokens"));
+      return refuse(
+          cat("batch row ", r, ": position ", row.position, " is beyond the context of ", options.context, " tokens"));
     ++part.rows;
     rows.tokens.push_back(row.token);
     rows.positions.push_back(static_cast<std::int32_t>(row.position));
     if (row.wants_logits) rows.wanted.push_back(r);
   }
   if (rows.wanted.size() > static_cast<std::size_t>(options.max_logit_rows))
-    return refuse(cat("batch: expected at most ", options.max_logit_rows, " rows that want logits, found ", rows.wanted.size()));
+    return refuse(
+        cat("batch: expected at most ", options.max_logit_rows, " rows that want logits, found ", rows.wanted.size()));
   return rows;
 }
 
@@ -131,7 +138,8 @@ class TailGuard {
 
 /// Pages for the tokens [from, to) that this sequence alone may write.
 Status reserve_pages(PagePool& pool, std::vector<std::int32_t>& pages, std::int64_t from, std::int64_t to) {
-  for (auto i = static_cast<std::size_t>(from / kPageTokens); i <= static_cast<std::size_t>((to - 1) / kPageTokens); ++i) {
+  for (auto i = static_cast<std::size_t>(from / kPageTokens); i <= static_cast<std::size_t>((to - 1) / kPageTokens);
+       ++i) {
     if (i < pages.size()) {
       DS4_ASSIGN_OR_RETURN(pages[i], pool.make_writable(pages[i]));
     } else {
@@ -168,10 +176,12 @@ Status Model::forward(std::span<const BatchRow> batch, std::span<float> logits, 
   }
   // Even a step that fails or is cancelled may have written ring entries of these positions.
   for (const Part& part : rows.parts)
-    if (part.rows <= kRewindSlack) part.sequence->written_ = std::max(part.sequence->written_, part.sequence->length_ + part.rows);
+    if (part.rows <= kRewindSlack)
+      part.sequence->written_ = std::max(part.sequence->written_, part.sequence->length_ + part.rows);
 
   const std::size_t layers = m.shape.layers.size();
-  m.device_of(0).backend->embed({m.weights.embedding, activations[static_cast<std::size_t>(m.layer_device[0])].streams});
+  m.device_of(0).backend->embed(
+      {m.weights.embedding, activations[static_cast<std::size_t>(m.layer_device[0])].streams});
   for (std::size_t layer = 0; layer < layers; ++layer) {
     if (options.cancel != nullptr && options.cancel->load(std::memory_order_relaxed)) return cancelled();
     const auto here = static_cast<std::size_t>(m.layer_device[layer]);
@@ -181,7 +191,8 @@ Status Model::forward(std::span<const BatchRow> batch, std::span<float> logits, 
     if (layer > 0 && m.layer_device[layer - 1] != m.layer_device[layer]) {  // the streams change device
       const auto there = static_cast<std::size_t>(m.layer_device[layer - 1]);
       m.stream_copy.resize(bytes / sizeof(float));
-      DS4_RETURN_IF_ERROR(m.devices[there]->backend->download(m.stream_copy.data(), activations[there].streams.data, bytes));
+      DS4_RETURN_IF_ERROR(
+          m.devices[there]->backend->download(m.stream_copy.data(), activations[there].streams.data, bytes));
       device.backend->upload(a.streams.data, m.stream_copy.data(), bytes);
     }
     const LayerShape& shape = m.shape.layers[layer];
@@ -198,12 +209,15 @@ Status Model::forward(std::span<const BatchRow> batch, std::span<float> logits, 
   const auto last = static_cast<std::size_t>(m.layer_device[layers - 1]);
   if (!rows.wanted.empty()) {
     head(*m.devices[last]->backend, m.weights, activations[last]);
-    DS4_RETURN_IF_ERROR(m.devices[last]->backend->download(logits.data(), activations[last].logits.data, logits.size_bytes()));
+    DS4_RETURN_IF_ERROR(
+        m.devices[last]->backend->download(logits.data(), activations[last].logits.data, logits.size_bytes()));
     for (std::size_t i = 0; i < logits.size(); ++i)
       if (!std::isfinite(logits[i]))
-        return Error{ErrorCode::kNoDevice, cat("logit ", i % static_cast<std::size_t>(m.shape.dims.vocab), " at position ",
-                                               rows.positions[static_cast<std::size_t>(rows.wanted[i / static_cast<std::size_t>(m.shape.dims.vocab)])],
-                                               ": expected a finite number, found ", logits[i])};
+        return Error{
+            ErrorCode::kNoDevice,
+            cat("logit ", i % static_cast<std::size_t>(m.shape.dims.vocab), " at position ",
+                rows.positions[static_cast<std::size_t>(rows.wanted[i / static_cast<std::size_t>(m.shape.dims.vocab)])],
+                ": expected a finite number, found ", logits[i])};
   }
   for (auto& device : m.devices) DS4_RETURN_IF_ERROR(device->backend->wait());
 

@@ -27,7 +27,8 @@ std::unique_ptr<Backend> make_backend(const DeviceChoice& choice, int threads = 
 
 std::vector<DeviceChoice> devices() {
   std::vector<DeviceChoice> out;
-  for (const DeviceChoice& choice : {DeviceChoice{"reference", ""}, {"cpu", "scalar"}, {"cpu", "avx2"}, {"cpu", "avx512"}, {"cpu", "neon"}})
+  for (const DeviceChoice& choice :
+       {DeviceChoice{"reference", ""}, {"cpu", "scalar"}, {"cpu", "avx2"}, {"cpu", "avx512"}, {"cpu", "neon"}})
     if (make_backend(choice) != nullptr) out.push_back(choice);
   return out;
 }
@@ -59,7 +60,8 @@ ModelOptions default_options() {
   return options;
 }
 
-std::unique_ptr<Model> load(const DeviceChoice& choice, const ModelOptions& options = default_options(), int threads = 2) {
+std::unique_ptr<Model> load(const DeviceChoice& choice, const ModelOptions& options = default_options(),
+                            int threads = 2) {
   std::vector<std::unique_ptr<Backend>> backends;
   backends.push_back(make_backend(choice, threads));
   auto model = Model::load(model_file(), std::move(backends), options);
@@ -260,7 +262,8 @@ TEST_P(Forward, ACancelledStepLeavesTheSequenceAsItWas) {
     for (const int stop_after : {1, 2, 3}) {
       Sequence sequence = std::move(*start->fork());
       std::vector<BatchRow> rows;
-      for (std::size_t i = 0; i < rows_in_step; ++i) rows.push_back({&sequence, 5, 200 + static_cast<std::int64_t>(i), false});
+      for (std::size_t i = 0; i < rows_in_step; ++i)
+        rows.push_back({&sequence, 5, 200 + static_cast<std::int64_t>(i), false});
       std::atomic<bool> cancel = false;
       ForwardOptions options;
       options.cancel = &cancel;
@@ -269,7 +272,8 @@ TEST_P(Forward, ACancelledStepLeavesTheSequenceAsItWas) {
       ASSERT_FALSE(status.ok());
       EXPECT_EQ(status.error().code, ErrorCode::kCancelled);
       EXPECT_EQ(sequence.length(), 200);
-      EXPECT_EQ(feed(*model, sequence, std::span(tokens).subspan(200), 100), expected) << rows_in_step << " " << stop_after;
+      EXPECT_EQ(feed(*model, sequence, std::span(tokens).subspan(200), 100), expected)
+          << rows_in_step << " " << stop_after;
     }
   }
 }
@@ -305,7 +309,8 @@ TEST_P(Forward, TapsSeeTheStreams) {
   std::vector<float> last(30 * 4 * 64);
   const std::vector<StreamTap> taps = {{0, first}, {3, last}};
   std::vector<BatchRow> rows;
-  for (std::size_t i = 0; i < tokens.size(); ++i) rows.push_back({&sequence, tokens[i], static_cast<std::int64_t>(i), false});
+  for (std::size_t i = 0; i < tokens.size(); ++i)
+    rows.push_back({&sequence, tokens[i], static_cast<std::int64_t>(i), false});
   ForwardOptions options;
   options.taps = taps;
   ASSERT_TRUE(model->forward(rows, {}, options).ok());

@@ -17,14 +17,17 @@ namespace {
 Status check_options(const ModelShape& shape, const ModelOptions& options, std::size_t backends) {
   const auto refuse = [](std::string message) { return Error{ErrorCode::kUsage, std::move(message)}; };
   if (options.context < 1 || options.context > shape.context_length)
-    return refuse(cat("context: expected 1..", shape.context_length, " tokens (what the model was trained for), found ", options.context));
-  if (options.max_rows < 1 || options.max_rows > (1 << 20)) return refuse(cat("prefill chunk: expected 1..1048576 rows, found ", options.max_rows));
+    return refuse(cat("context: expected 1..", shape.context_length, " tokens (what the model was trained for), found ",
+                      options.context));
+  if (options.max_rows < 1 || options.max_rows > (1 << 20))
+    return refuse(cat("prefill chunk: expected 1..1048576 rows, found ", options.max_rows));
   if (options.max_sequences < 1 || options.max_sequences > (1 << 20))
     return refuse(cat("sequences: expected 1..1048576, found ", options.max_sequences));
   if (options.max_logit_rows < 1 || options.max_logit_rows > options.max_rows)
     return refuse(cat("logit rows: expected 1..", options.max_rows, ", found ", options.max_logit_rows));
   if (!options.layer_backend.empty() && options.layer_backend.size() != shape.layers.size())
-    return refuse(cat("layer placement: expected ", shape.layers.size(), " entries, found ", options.layer_backend.size()));
+    return refuse(
+        cat("layer placement: expected ", shape.layers.size(), " entries, found ", options.layer_backend.size()));
   for (const int backend : options.layer_backend)
     if (backend < 0 || static_cast<std::size_t>(backend) >= backends)
       return refuse(cat("layer placement: expected a backend in 0..", backends - 1, ", found ", backend));
@@ -39,7 +42,8 @@ std::int64_t max_tokens(const ModelOptions& options) {
   return options.max_tokens > 0 ? options.max_tokens : options.context * options.max_sequences;
 }
 
-BackendConfig make_config(const ModelShape& shape, const ModelOptions& options, const std::vector<int>& layer_device, int device) {
+BackendConfig make_config(const ModelShape& shape, const ModelOptions& options, const std::vector<int>& layer_device,
+                          int device) {
   std::vector<bool> mine;
   for (const int d : layer_device) mine.push_back(d == device);
   BackendConfig config;
@@ -50,7 +54,8 @@ BackendConfig make_config(const ModelShape& shape, const ModelOptions& options, 
   config.max_context = options.context;
   config.max_tails = options.max_sequences + rollback_tails(options);
   // Full pages for all tokens, and for each sequence one page that is only begun and one being copied.
-  config.max_pages = static_cast<int>((max_tokens(options) + kPageTokens - 1) / kPageTokens) + 2 * options.max_sequences;
+  config.max_pages =
+      static_cast<int>((max_tokens(options) + kPageTokens - 1) / kPageTokens) + 2 * options.max_sequences;
   return config;
 }
 
@@ -105,7 +110,8 @@ Carved carve(const Dims& dims, const ModelOptions& options, void* base) {
   return out;
 }
 
-Status prepare_device(Device& device, const ModelShape& shape, const ModelOptions& options, const BackendConfig& config) {
+Status prepare_device(Device& device, const ModelShape& shape, const ModelOptions& options,
+                      const BackendConfig& config) {
   device.layout = config.kv;
   DS4_RETURN_IF_ERROR(device.backend->configure(config));
   DS4_ASSIGN_OR_RETURN(device.memory, device.backend->allocate(carve(shape.dims, options, nullptr).bytes));

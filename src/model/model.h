@@ -24,19 +24,19 @@ namespace ds4 {
 
 struct ModelOptions {
   KvFormat kv = KvFormat::kPacked;
-  std::int64_t context = 32768;     // tokens of the longest sequence
-  int max_sequences = 1;            // sequences and snapshots alive at once
-  std::int64_t max_tokens = 0;      // tokens of KV in all sequences together; 0: context * max_sequences
-  int max_rows = 512;               // rows of the largest batch (prefill chunk)
-  int max_logit_rows = 1;           // rows of one batch that may ask for logits
-  std::vector<int> layer_backend;   // index into the backends, one per layer; empty: the first for all
+  std::int64_t context = 32768;    // tokens of the longest sequence
+  int max_sequences = 1;           // sequences and snapshots alive at once
+  std::int64_t max_tokens = 0;     // tokens of KV in all sequences together; 0: context * max_sequences
+  int max_rows = 512;              // rows of the largest batch (prefill chunk)
+  int max_logit_rows = 1;          // rows of one batch that may ask for logits
+  std::vector<int> layer_backend;  // index into the backends, one per layer; empty: the first for all
 };
 
 /// What a model needs, counted before anything is allocated.
 struct MemoryPlan {
-  std::uint64_t weights_mapped = 0; // read from the file's own pages, shared and evictable
-  std::uint64_t weights = 0;        // copied or repacked
-  std::uint64_t kv_pages = 0;       // when every token of max_tokens is in use
+  std::uint64_t weights_mapped = 0;  // read from the file's own pages, shared and evictable
+  std::uint64_t weights = 0;         // copied or repacked
+  std::uint64_t kv_pages = 0;        // when every token of max_tokens is in use
   std::uint64_t kv_tails = 0;
   std::uint64_t scratch = 0;        // activations and op scratch
   std::uint64_t kv_page_bytes = 0;  // of kPageTokens tokens, all backends
@@ -49,9 +49,9 @@ class Model;
 /// Everything of a sequence in host memory: can be stored, and restored into any Model of the same file and options.
 struct SequenceImage {
   std::int64_t length = 0;
-  std::int64_t written = 0;                      // see Sequence::rewind_floor
-  std::vector<std::vector<std::byte>> pages;     // per backend, concatenated pages
-  std::vector<std::vector<std::byte>> tails;     // per backend
+  std::int64_t written = 0;                   // see Sequence::rewind_floor
+  std::vector<std::vector<std::byte>> pages;  // per backend, concatenated pages
+  std::vector<std::vector<std::byte>> tails;  // per backend
 };
 
 /// One timeline: how many tokens it holds and where its KV state lies. Move-only; gives its memory back when destroyed.
@@ -76,9 +76,9 @@ class Sequence {
   void release();
   Model* model_ = nullptr;
   std::int64_t length_ = 0;
-  std::int64_t written_ = 0;                          // positions ever written to the rings
-  std::vector<std::int32_t> tails_;                   // [backend]
-  std::vector<std::vector<std::int32_t>> pages_;      // [backend][page index] -> page id
+  std::int64_t written_ = 0;                      // positions ever written to the rings
+  std::vector<std::int32_t> tails_;               // [backend]
+  std::vector<std::vector<std::int32_t>> pages_;  // [backend][page index] -> page id
 };
 
 struct BatchRow {

@@ -13,20 +13,20 @@ namespace ds4 {
 
 /// Device memory between ops, sized for the largest batch. One set per backend.
 struct Activations {
-  Tensor streams;     // [rows, hc, d]
-  Tensor mixed;       // [rows, d]: what hc_pre gives a sub-layer, normalised in place
-  Tensor post;        // [rows, hc]
-  Tensor comb;        // [rows, hc, hc]
-  Tensor qr;          // [rows, q_lora]
-  Tensor q;           // [rows, H, head_dim]
-  Tensor heads;       // [rows, H, head_dim]: attention output
-  Tensor out;         // [rows, d]: sub-layer output
-  Tensor route;       // [rows, experts_used]
-  Tensor h;           // [logit rows, d]
-  Tensor logits;      // [logit rows, vocab]
-  IntTensor experts;  // [rows, experts_used]
-  IntTensor selected; // [rows, index_topk]
-  IntTensor count;    // [rows, 1]
+  Tensor streams;      // [rows, hc, d]
+  Tensor mixed;        // [rows, d]: what hc_pre gives a sub-layer, normalised in place
+  Tensor post;         // [rows, hc]
+  Tensor comb;         // [rows, hc, hc]
+  Tensor qr;           // [rows, q_lora]
+  Tensor q;            // [rows, H, head_dim]
+  Tensor heads;        // [rows, H, head_dim]: attention output
+  Tensor out;          // [rows, d]: sub-layer output
+  Tensor route;        // [rows, experts_used]
+  Tensor h;            // [logit rows, d]
+  Tensor logits;       // [logit rows, vocab]
+  IntTensor experts;   // [rows, experts_used]
+  IntTensor selected;  // [rows, index_topk]
+  IntTensor count;     // [rows, 1]
 };
 
 /// One backend of the model: its device, its KV pages, its activations and the rotation tables.
@@ -35,8 +35,8 @@ struct Device {
   KvLayout layout;
   PagePool pages;
   Buffer memory;
-  Activations buffers;   // at full size
-  Tensor rope_plain;     // [1, rope_dim / 2]
+  Activations buffers;  // at full size
+  Tensor rope_plain;    // [1, rope_dim / 2]
   Tensor rope_yarn;
   explicit Device(std::unique_ptr<Backend> b) : backend(std::move(b)), pages(*backend) {}
 };

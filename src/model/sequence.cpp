@@ -9,7 +9,9 @@
 namespace ds4 {
 
 namespace {
-std::size_t pages_for(std::int64_t tokens) { return static_cast<std::size_t>((tokens + kPageTokens - 1) / kPageTokens); }
+std::size_t pages_for(std::int64_t tokens) {
+  return static_cast<std::size_t>((tokens + kPageTokens - 1) / kPageTokens);
+}
 }  // namespace
 
 Sequence::Sequence(Model* model, std::vector<std::int32_t> tails)
@@ -118,8 +120,8 @@ Result<Sequence> Model::restore(const SequenceImage& image) {
     const std::size_t page_bytes = device.layout.page_bytes;
     const std::size_t count = pages_for(image.length);
     if (image.pages[d].size() != count * page_bytes || image.tails[d].size() != device.layout.tail_bytes)
-      return refuse(cat("saved sequence: expected ", count * page_bytes, " + ", device.layout.tail_bytes, " bytes of KV, found ",
-                        image.pages[d].size(), " + ", image.tails[d].size()));
+      return refuse(cat("saved sequence: expected ", count * page_bytes, " + ", device.layout.tail_bytes,
+                        " bytes of KV, found ", image.pages[d].size(), " + ", image.tails[d].size()));
     for (std::size_t i = 0; i < count; ++i) {
       DS4_ASSIGN_OR_RETURN(const std::int32_t page, device.pages.take());
       sequence.pages_[d].push_back(page);

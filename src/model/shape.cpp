@@ -63,8 +63,8 @@ class KeyReader {
   bool has(std::string_view key) const { return file_.find_value(cat(kPrefix, key)) != nullptr; }
 
   Error missing(std::string_view name, std::string_view what) const {
-    return Error{ErrorCode::kBadModel, cat(escaped(file_.path(), 4096), ": key ", name, ": expected ", what,
-                                           ", found no such key")};
+    return Error{ErrorCode::kBadModel,
+                 cat(escaped(file_.path(), 4096), ": key ", name, ": expected ", what, ", found no such key")};
   }
 
  private:
@@ -83,8 +83,9 @@ void check_architecture(KeyReader& keys) {
   if (!found.ok()) return keys.fail(std::move(found).error());
   if (!*found) return keys.fail(keys.missing("general.architecture", "\"deepseek4\""));
   if (**found != "deepseek4")
-    keys.fail(keys.file().key_error("general.architecture", cat("expected \"deepseek4\" (DeepSeek V4 Flash or PRO), found \"",
-                                                                escaped(**found), "\"")));
+    keys.fail(keys.file().key_error(
+        "general.architecture",
+        cat("expected \"deepseek4\" (DeepSeek V4 Flash or PRO), found \"", escaped(**found), "\"")));
 }
 
 void check_fixed_choices(KeyReader& keys) {
@@ -116,10 +117,12 @@ std::vector<std::int64_t> read_ratios(KeyReader& keys, int blocks) {
   }
   std::vector<std::int64_t> ratios;
   for (int i = 0; i < blocks; ++i) {
-    const auto* ape = find_any(keys.file(), {cat("blk.", i, ".attn_compressor_ape.weight"),
-                                             cat("blk.", i, ".attn_compress_ape.weight"), cat("blk.", i, ".attn_compress_ape")});
+    const auto* ape =
+        find_any(keys.file(), {cat("blk.", i, ".attn_compressor_ape.weight"),
+                               cat("blk.", i, ".attn_compress_ape.weight"), cat("blk.", i, ".attn_compress_ape")});
     const std::uint64_t rows = ape == nullptr ? 0 : ape->dims[1];
-    if (rows != 0 && rows != 4 && rows != 128) keys.fail(keys.file().tensor_error(*ape, cat("expected 4 or 128 rows, found ", rows)));
+    if (rows != 0 && rows != 4 && rows != 128)
+      keys.fail(keys.file().tensor_error(*ape, cat("expected 4 or 128 rows, found ", rows)));
     ratios.push_back(static_cast<std::int64_t>(rows));
   }
   return ratios;
@@ -153,7 +156,8 @@ void read_attention(KeyReader& keys, Dims& dims) {
                                     cat("expected attention.key_length = ", dims.head_dim, ", found ", value_length)));
   dims.rope_dim = keys.small("rope.dimension_count", 2, dims.head_dim);
   if (dims.rope_dim % 2 != 0)
-    keys.fail(keys.file().key_error(cat(kPrefix, "rope.dimension_count"), cat("expected an even number, found ", dims.rope_dim)));
+    keys.fail(keys.file().key_error(cat(kPrefix, "rope.dimension_count"),
+                                    cat("expected an even number, found ", dims.rope_dim)));
   dims.q_lora = keys.small("attention.q_lora_rank", 1, 65536);
   dims.window = keys.small("attention.sliding_window", 1, 65536);
   // Absent in one dialect: then the shapes of the output projection say it.
@@ -161,15 +165,17 @@ void read_attention(KeyReader& keys, Dims& dims) {
   int low_rank = -1;
   if (const auto* a = keys.file().find_tensor("blk.0.attn_output_a.weight"); a != nullptr && a->dims[0] != 0) {
     const auto width = std::uint64_t(dims.heads) * std::uint64_t(dims.head_dim);
-    if (width % a->dims[0] == 0 && width / a->dims[0] <= std::uint64_t(dims.heads)) groups = static_cast<int>(width / a->dims[0]);
+    if (width % a->dims[0] == 0 && width / a->dims[0] <= std::uint64_t(dims.heads))
+      groups = static_cast<int>(width / a->dims[0]);
     if (groups > 0 && a->dims[1] % std::uint64_t(groups) == 0 && a->dims[1] / std::uint64_t(groups) <= 65536)
       low_rank = static_cast<int>(a->dims[1] / std::uint64_t(groups));
   }
   dims.o_groups = keys.small("attention.output_group_count", 1, 4096, groups);
   dims.o_lora = keys.small("attention.output_lora_rank", 1, 65536, low_rank);
   if (dims.heads % dims.o_groups != 0)
-    keys.fail(keys.file().key_error(cat(kPrefix, "attention.output_group_count"),
-                                    cat("expected a divisor of attention.head_count = ", dims.heads, ", found ", dims.o_groups)));
+    keys.fail(keys.file().key_error(
+        cat(kPrefix, "attention.output_group_count"),
+        cat("expected a divisor of attention.head_count = ", dims.heads, ", found ", dims.o_groups)));
 }
 
 void read_indexer(KeyReader& keys, Dims& dims) {
@@ -245,7 +251,8 @@ Result<ModelShape> read_shape(const gguf::File& file) {
   const auto shared_limits = read_limits(keys, "swiglu_clamp_shexp", layers, limits);
 
   int hashed = 0;  // hash-routed layers come first; without the key, those that have the table
-  while (hashed < trunk && find_any(file, {cat("blk.", hashed, ".ffn_gate_tid2eid.weight"), cat("blk.", hashed, ".ffn_gate_tid2eid")}) != nullptr)
+  while (hashed < trunk && find_any(file, {cat("blk.", hashed, ".ffn_gate_tid2eid.weight"),
+                                           cat("blk.", hashed, ".ffn_gate_tid2eid")}) != nullptr)
     ++hashed;
   hashed = keys.small("hash_layer_count", 0, trunk, hashed);
   if (!keys.status().ok()) return keys.status().error();
@@ -253,7 +260,9 @@ Result<ModelShape> read_shape(const gguf::File& file) {
   if (auto name = file.get_string("general.name"); name.ok() && *name) shape.name = std::string(**name);
   for (std::size_t i = 0; i < layers; ++i) {
     const int ratio = static_cast<int>(ratios[i]);
-    const LayerKind kind = ratio == 0 ? LayerKind::kWindow : ratio == 4 ? LayerKind::kCompressedSparse : LayerKind::kHeavilyCompressed;
+    const LayerKind kind = ratio == 0   ? LayerKind::kWindow
+                           : ratio == 4 ? LayerKind::kCompressedSparse
+                                        : LayerKind::kHeavilyCompressed;
     shape.layers.push_back({kind, ratio, static_cast<int>(i) < hashed, limits[i], shared_limits[i]});
   }
   return shape;
@@ -278,7 +287,8 @@ std::vector<float> rope_frequencies(const RopeShape& rope, int rope_dim, int rat
   for (int i = 0; i < pairs; ++i) {
     const double plain = std::pow(base, -2.0 * i / rope_dim);
     const double keep = 1.0 - std::clamp((i - low) / span, 0.0, 1.0);
-    frequencies.push_back(static_cast<float>(plain * keep + plain / static_cast<double>(rope.yarn_factor) * (1.0 - keep)));
+    frequencies.push_back(
+        static_cast<float>(plain * keep + plain / static_cast<double>(rope.yarn_factor) * (1.0 - keep)));
   }
   return frequencies;
 }

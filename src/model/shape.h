@@ -13,22 +13,22 @@
 namespace ds4 {
 
 enum class LayerKind {
-  kWindow,               // SWA: sliding window only
-  kCompressedSparse,     // CSA: ratio 4, overlapping compressor, indexer
-  kHeavilyCompressed,    // HCA: ratio 128, all visible rows
+  kWindow,             // SWA: sliding window only
+  kCompressedSparse,   // CSA: ratio 4, overlapping compressor, indexer
+  kHeavilyCompressed,  // HCA: ratio 128, all visible rows
 };
 
 struct LayerShape {
   LayerKind kind = LayerKind::kWindow;
-  int ratio = 0;               // 0, 4 or 128
+  int ratio = 0;  // 0, 4 or 128
   bool hash_routed = false;
-  float swiglu_limit = 0;      // routed experts
+  float swiglu_limit = 0;  // routed experts
   float shared_swiglu_limit = 0;
 };
 
 struct RopeShape {
-  float base = 0;                  // ratio-0 layers, no YaRN
-  float compressed_base = 0;       // the others, with YaRN
+  float base = 0;             // ratio-0 layers, no YaRN
+  float compressed_base = 0;  // the others, with YaRN
   float yarn_factor = 1;
   std::int64_t original_context = 0;
   float beta_fast = 0;
@@ -36,11 +36,11 @@ struct RopeShape {
 };
 
 struct ModelShape {
-  std::string name;                // general.name
+  std::string name;  // general.name
   Dims dims;
-  std::vector<LayerShape> layers;  // the trunk, without MTP blocks
-  int mtp_layers = 0;              // blocks stored after the trunk in this file (llama.cpp dialect)
-  std::int64_t context_length = 0; // trained
+  std::vector<LayerShape> layers;   // the trunk, without MTP blocks
+  int mtp_layers = 0;               // blocks stored after the trunk in this file (llama.cpp dialect)
+  std::int64_t context_length = 0;  // trained
   RopeShape rope;
 };
 

@@ -18,7 +18,8 @@ struct Opened {
   testing::ScratchFile scratch{"m.gguf"};
   Result<gguf::File> file;
   Opened(const Keys& keys, const std::vector<testing::SmallModelTensor>& tensors)
-      : file((testing::write_small_model(scratch.path(), keys, tensors, std::nullopt), gguf::File::open(scratch.path()))) {}
+      : file((testing::write_small_model(scratch.path(), keys, tensors, std::nullopt),
+              gguf::File::open(scratch.path()))) {}
 };
 
 Result<ModelShape> shape_of(const Keys& keys) {
@@ -58,9 +59,10 @@ TEST(Shape, EveryRequiredKeyIsRequired) {
   const std::vector<std::string> optional = {
       "general.name", "deepseek4.context_length", "deepseek4.expert_gating_func", "deepseek4.expert_weights_norm",
       // derivable from tensors (§5.9)
-      "deepseek4.attention.compress_ratios", "deepseek4.attention.output_lora_rank", "deepseek4.attention.output_group_count",
-      "deepseek4.hash_layer_count", "deepseek4.hyper_connection.count", "deepseek4.hyper_connection.sinkhorn_iterations",
-      "deepseek4.hyper_connection.epsilon", "deepseek4.attention.value_length"};
+      "deepseek4.attention.compress_ratios", "deepseek4.attention.output_lora_rank",
+      "deepseek4.attention.output_group_count", "deepseek4.hash_layer_count", "deepseek4.hyper_connection.count",
+      "deepseek4.hyper_connection.sinkhorn_iterations", "deepseek4.hyper_connection.epsilon",
+      "deepseek4.attention.value_length"};
   const auto complete = shape_of(good);
   ASSERT_TRUE(complete.ok());
   for (const auto& [key, value] : good) {
@@ -85,7 +87,8 @@ TEST(Shape, AbsurdValuesAreRefusedByName) {
     if (key == "general.name") continue;
     std::vector<KeyValue> bad;
     if (std::holds_alternative<std::uint64_t>(value)) {
-      bad = {std::uint64_t{1} << 31, (std::uint64_t{1} << 32) + 1, UINT64_MAX, 1.5, std::string("4"), std::vector<float>{4.0F}};
+      bad = {std::uint64_t{1} << 31, (std::uint64_t{1} << 32) + 1, UINT64_MAX, 1.5,
+             std::string("4"),       std::vector<float>{4.0F}};
       if (key != "deepseek4.hash_layer_count") bad.emplace_back(std::uint64_t{0});
     } else if (std::holds_alternative<double>(value)) {
       bad = {nan, inf, -inf, -1.0, 0.0, std::string("x"), std::vector<float>{1.0F}};
@@ -94,10 +97,11 @@ TEST(Shape, AbsurdValuesAreRefusedByName) {
     } else if (std::holds_alternative<std::string>(value)) {
       bad = {std::string("llama"), std::string("\x1b[2J"), std::uint64_t{1}};
     } else if (std::holds_alternative<std::vector<std::int32_t>>(value)) {
-      bad = {std::vector<std::int32_t>{0, 4, 128}, std::vector<std::int32_t>{0, 4, 3, 4}, std::vector<std::int32_t>{0, -4, 128, 4},
-             std::uint64_t{4}};
+      bad = {std::vector<std::int32_t>{0, 4, 128}, std::vector<std::int32_t>{0, 4, 3, 4},
+             std::vector<std::int32_t>{0, -4, 128, 4}, std::uint64_t{4}};
     } else {
-      bad = {std::vector<float>(3, 10.0F), std::vector<float>{10, 10, -1, 10}, std::vector<float>{10, NAN, 10, 10}, 10.0};
+      bad = {std::vector<float>(3, 10.0F), std::vector<float>{10, 10, -1, 10}, std::vector<float>{10, NAN, 10, 10},
+             10.0};
     }
     for (const KeyValue& replacement : bad) {
       Keys keys = good;
@@ -180,7 +184,9 @@ std::vector<testing::SmallModelTensor> mtp_tensors(const std::string& prefix, co
     tensor.name = prefix + tensor.name.substr(6);
     out.push_back(tensor);
   }
-  const auto add = [&](const std::string& name, std::vector<std::uint64_t> dims) { out.push_back({prefix + extra + name, std::move(dims)}); };
+  const auto add = [&](const std::string& name, std::vector<std::uint64_t> dims) {
+    out.push_back({prefix + extra + name, std::move(dims)});
+  };
   add("enorm.weight", {64});
   add("hnorm.weight", {64});
   if (fused) {
@@ -250,10 +256,15 @@ TEST(Rope, MatchesTheAppendix) {
   const RopeShape rope{10000.0F, 160000.0F, 16.0F, 65536, 32.0F, 1.0F};
   const auto yarn = rope_frequencies(rope, 64, 4);
   const auto plain = rope_frequencies(rope, 64, 0);
-  const std::vector<std::pair<std::size_t, std::pair<double, double>>> golden = {
-      {0, {1, 1}}, {1, {0.687656022, 0.749894209}}, {8, {0.05, 0.1}}, {15, {0.00363553858, 0.0133352143}},
-      {16, {0.002265625, 0.01}}, {20, {2.96977778e-4, 3.16227766e-3}}, {24, {1.953125e-5, 1e-3}},
-      {25, {5.37231267e-6, 7.49894209e-4}}, {31, {5.68052904e-7, 1.33352143e-4}}};
+  const std::vector<std::pair<std::size_t, std::pair<double, double>>> golden = {{0, {1, 1}},
+                                                                                 {1, {0.687656022, 0.749894209}},
+                                                                                 {8, {0.05, 0.1}},
+                                                                                 {15, {0.00363553858, 0.0133352143}},
+                                                                                 {16, {0.002265625, 0.01}},
+                                                                                 {20, {2.96977778e-4, 3.16227766e-3}},
+                                                                                 {24, {1.953125e-5, 1e-3}},
+                                                                                 {25, {5.37231267e-6, 7.49894209e-4}},
+                                                                                 {31, {5.68052904e-7, 1.33352143e-4}}};
   for (const auto& [pair, value] : golden) {
     EXPECT_NEAR(yarn[pair] / value.first, 1.0, 1e-6) << pair;
     EXPECT_NEAR(plain[pair] / value.second, 1.0, 1e-6) << pair;

@@ -27,8 +27,8 @@ struct SmallModelTensor {
 /// The tensors of small_model_keys(), layers [0, 4, 128, 4], the first one hash-routed.
 std::vector<SmallModelTensor> small_model_tensors();
 
-/// Writes a model file; float tensors get seeded random values of a sane size, tables random experts. Without a seed the
-/// data stay a hole of zeros (tests of the header).
+/// Writes a model file; float tensors get seeded random values of a sane size, tables random experts. Without a seed
+/// the data stay a hole of zeros (tests of the header).
 void write_small_model(const std::string& path, const std::map<std::string, KeyValue>& keys,
                        const std::vector<SmallModelTensor>& tensors, std::optional<std::uint64_t> seed);
 

@@ -2,10 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <unistd.h>
 #include <cmath>
 #include <filesystem>
 #include <random>
-#include <unistd.h>
 
 #include "gguf/writer.h"
 #include "quant/codec.h"
@@ -20,24 +20,44 @@ const std::vector<std::int32_t> kRatios = {0, 4, 128, 4};
 
 std::map<std::string, KeyValue> small_model_keys() {
   const auto u = [](std::uint64_t v) { return KeyValue(v); };
-  std::map<std::string, KeyValue> keys = {
-      {"general.architecture", std::string("deepseek4")}, {"general.name", std::string("small")},
-      {"deepseek4.expert_weights_norm", true},            {"deepseek4.attention.compress_ratios", kRatios},
-      {"deepseek4.swiglu_clamp_exp", std::vector<float>(4, 10.0F)}};
-  const std::map<std::string, KeyValue> more = {
-      {"block_count", u(4)}, {"context_length", u(4096)}, {"embedding_length", u(kHidden)}, {"vocab_size", u(kVocab)},
-      {"attention.head_count", u(kHeads)}, {"attention.head_count_kv", u(1)}, {"attention.key_length", u(kHeadDim)},
-      {"attention.value_length", u(kHeadDim)}, {"rope.dimension_count", u(8)}, {"attention.q_lora_rank", u(kQLora)},
-      {"attention.output_lora_rank", u(kOLora)}, {"attention.output_group_count", u(kGroups)}, {"expert_count", u(kExperts)},
-      {"expert_used_count", u(kUsed)}, {"expert_feed_forward_length", u(kFf)}, {"expert_shared_count", u(1)},
-      {"expert_gating_func", u(4)}, {"hash_layer_count", u(1)}, {"attention.sliding_window", u(16)},
-      {"attention.indexer.head_count", u(kIndexHeads)}, {"attention.indexer.key_length", u(kIndexDim)},
-      {"attention.indexer.top_k", u(8)}, {"hyper_connection.count", u(kStreams)},
-      {"hyper_connection.sinkhorn_iterations", u(20)}, {"hyper_connection.epsilon", 1e-6},
-      {"rope.scaling.original_context_length", u(256)}, {"rope.freq_base", 10000.0}, {"rope.scaling.factor", 16.0},
-      {"rope.scaling.yarn_beta_fast", 32.0}, {"rope.scaling.yarn_beta_slow", 1.0},
-      {"attention.compress_rope_freq_base", 160000.0}, {"expert_weights_scale", 1.5},
-      {"attention.layer_norm_rms_epsilon", 1e-6}};
+  std::map<std::string, KeyValue> keys = {{"general.architecture", std::string("deepseek4")},
+                                          {"general.name", std::string("small")},
+                                          {"deepseek4.expert_weights_norm", true},
+                                          {"deepseek4.attention.compress_ratios", kRatios},
+                                          {"deepseek4.swiglu_clamp_exp", std::vector<float>(4, 10.0F)}};
+  const std::map<std::string, KeyValue> more = {{"block_count", u(4)},
+                                                {"context_length", u(4096)},
+                                                {"embedding_length", u(kHidden)},
+                                                {"vocab_size", u(kVocab)},
+                                                {"attention.head_count", u(kHeads)},
+                                                {"attention.head_count_kv", u(1)},
+                                                {"attention.key_length", u(kHeadDim)},
+                                                {"attention.value_length", u(kHeadDim)},
+                                                {"rope.dimension_count", u(8)},
+                                                {"attention.q_lora_rank", u(kQLora)},
+                                                {"attention.output_lora_rank", u(kOLora)},
+                                                {"attention.output_group_count", u(kGroups)},
+                                                {"expert_count", u(kExperts)},
+                                                {"expert_used_count", u(kUsed)},
+                                                {"expert_feed_forward_length", u(kFf)},
+                                                {"expert_shared_count", u(1)},
+                                                {"expert_gating_func", u(4)},
+                                                {"hash_layer_count", u(1)},
+                                                {"attention.sliding_window", u(16)},
+                                                {"attention.indexer.head_count", u(kIndexHeads)},
+                                                {"attention.indexer.key_length", u(kIndexDim)},
+                                                {"attention.indexer.top_k", u(8)},
+                                                {"hyper_connection.count", u(kStreams)},
+                                                {"hyper_connection.sinkhorn_iterations", u(20)},
+                                                {"hyper_connection.epsilon", 1e-6},
+                                                {"rope.scaling.original_context_length", u(256)},
+                                                {"rope.freq_base", 10000.0},
+                                                {"rope.scaling.factor", 16.0},
+                                                {"rope.scaling.yarn_beta_fast", 32.0},
+                                                {"rope.scaling.yarn_beta_slow", 1.0},
+                                                {"attention.compress_rope_freq_base", 160000.0},
+                                                {"expert_weights_scale", 1.5},
+                                                {"attention.layer_norm_rms_epsilon", 1e-6}};
   for (const auto& [key, value] : more) keys["deepseek4." + key] = value;
   return keys;
 }
@@ -122,7 +142,8 @@ std::vector<std::byte> random_data(const SmallModelTensor& tensor, std::mt19937_
   std::vector<std::byte> bytes(row_bytes(tensor.type, count));
   if (tensor.type == DType::kI32) {
     auto* ids = reinterpret_cast<std::int32_t*>(bytes.data());
-    for (std::uint64_t i = 0; i < count; ++i) ids[i] = static_cast<std::int32_t>((rng() % (kExperts / kUsed)) * kUsed + i % kUsed);
+    for (std::uint64_t i = 0; i < count; ++i)
+      ids[i] = static_cast<std::int32_t>((rng() % (kExperts / kUsed)) * kUsed + i % kUsed);
     return bytes;
   }
   const bool is_norm = tensor.name.ends_with("_norm.weight") || tensor.name.ends_with("_scale.weight");

@@ -21,14 +21,17 @@ Result<VerifyReport> verify_weights(const gguf::File& file, const ModelShape& sh
     const DTypeInfo& info = dtype_info(tensor.type);
     const std::uint64_t blocks = tensor.data.size() / info.block_bytes;
     for (std::uint64_t at = 0; at < blocks; at += kPieceBlocks) {
-      if (cancel != nullptr && cancel->load(std::memory_order_relaxed)) return Error{ErrorCode::kCancelled, "cancelled"};
+      if (cancel != nullptr && cancel->load(std::memory_order_relaxed))
+        return Error{ErrorCode::kCancelled, "cancelled"};
       const std::uint64_t count = std::min(kPieceBlocks, blocks - at);
-      const auto bad = first_non_finite(tensor.type, tensor.data.data() + at * info.block_bytes, count * info.block_elements);
+      const auto bad =
+          first_non_finite(tensor.type, tensor.data.data() + at * info.block_bytes, count * info.block_elements);
       if (bad) {
         const std::uint64_t element = at * info.block_elements + *bad;
         return file.tensor_error(
-            tensor, cat("expected finite numbers, found NaN or infinity in the ", info.block_elements == 1 ? "value" : "block", " of element ",
-                        element, ", byte ", tensor.offset + element / info.block_elements * info.block_bytes));
+            tensor,
+            cat("expected finite numbers, found NaN or infinity in the ", info.block_elements == 1 ? "value" : "block",
+                " of element ", element, ", byte ", tensor.offset + element / info.block_elements * info.block_bytes));
       }
       report.bytes += count * info.block_bytes;
       if (progress) progress(report.bytes, total);

@@ -18,7 +18,8 @@ struct VerifyReport {
 };
 
 /// The first bad value is an Error that names file, tensor, byte and element. `progress` gets bytes done and in all.
-Result<VerifyReport> verify_weights(const gguf::File& file, const ModelShape& shape, const std::atomic<bool>* cancel = nullptr,
+Result<VerifyReport> verify_weights(const gguf::File& file, const ModelShape& shape,
+                                    const std::atomic<bool>* cancel = nullptr,
                                     const std::function<void(std::uint64_t, std::uint64_t)>& progress = {});
 
 }  // namespace ds4

@@ -48,7 +48,8 @@ TEST(Verify, FindsOnePoisonedValueInAnyTensor) {
       const DTypeInfo& type = dtype_info(info->type);
       offset = info->offset + info->data.size() / type.block_bytes / 2 * type.block_bytes;
       const auto at = offset - info->offset;
-      old.assign(info->data.begin() + static_cast<std::ptrdiff_t>(at), info->data.begin() + static_cast<std::ptrdiff_t>(at + 4));
+      old.assign(info->data.begin() + static_cast<std::ptrdiff_t>(at),
+                 info->data.begin() + static_cast<std::ptrdiff_t>(at + 4));
     }
     const std::uint32_t bad = tensor.type == DType::kF32 ? 0x7F800000U : tensor.type == DType::kI32 ? 77U : 0x7FFF7FFFU;
     poke(scratch.path(), offset, &bad, tensor.type == DType::kF32 || tensor.type == DType::kI32 ? 4 : 2);

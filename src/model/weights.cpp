@@ -25,7 +25,9 @@ class Binder {
     return bind(name, Role::kMatrix, in, out, count);
   }
   Weight vector(std::string_view name, std::int64_t in) { return bind(name, Role::kVector, in, 1, 1); }
-  Weight table(std::string_view name, std::int64_t in, std::int64_t out) { return bind(name, Role::kTable, in, out, 1); }
+  Weight table(std::string_view name, std::int64_t in, std::int64_t out) {
+    return bind(name, Role::kTable, in, out, 1);
+  }
 
  private:
   const gguf::TensorInfo* find(std::string_view name) const;
@@ -43,9 +45,7 @@ class Binder {
 
 /// The names of one community dialect (§5.9) beside the usual ones.
 std::string dialect_name(std::string_view name) {
-  const auto replaced = [&](std::string_view from, std::string_view to) {
-    return cat(to, name.substr(from.size()));
-  };
+  const auto replaced = [&](std::string_view from, std::string_view to) { return cat(to, name.substr(from.size())); };
   if (name.starts_with("attn_kv.")) return replaced("attn_kv", "attn_kv_latent");
   if (name.starts_with("attn_compressor_")) return replaced("attn_compressor_", "attn_compress_");
   if (name.starts_with("indexer_compressor_")) return replaced("indexer_compressor_", "indexer.compress_");
@@ -68,8 +68,8 @@ Weight Binder::bind(std::string_view name, Role role, std::int64_t in, std::int6
   dims += "]";
   const gguf::TensorInfo* tensor = find(name);
   if (tensor == nullptr) {
-    fail(Error{ErrorCode::kBadModel,
-               cat(escaped(file_.path(), 4096), ": tensor ", prefix_, name, ": expected ", dims, ", found no such tensor")});
+    fail(Error{ErrorCode::kBadModel, cat(escaped(file_.path(), 4096), ": tensor ", prefix_, name, ": expected ", dims,
+                                         ", found no such tensor")});
     return {};
   }
   const std::uint64_t expected[4] = {std::uint64_t(in), std::uint64_t(out), std::uint64_t(count), 1};
@@ -91,14 +91,16 @@ Weight Binder::bind(std::string_view name, Role role, std::int64_t in, std::int6
   return *loaded;
 }
 
-HyperConnectionWeights bind_hyper_connection(Binder& binder, std::string_view name, const Dims& dims, int controls, int scales) {
+HyperConnectionWeights bind_hyper_connection(Binder& binder, std::string_view name, const Dims& dims, int controls,
+                                             int scales) {
   return {binder.matrix(cat(name, "_fn.weight"), std::int64_t{dims.hc} * dims.hidden, controls),
           binder.vector(cat(name, "_base.weight"), controls), binder.vector(cat(name, "_scale.weight"), scales)};
 }
 
 CompressorWeights bind_compressor(Binder& binder, std::string_view name, const Dims& dims, int ratio, int row_width) {
   const int width = ratio == 4 ? 2 * row_width : row_width;  // ratio 4 overlaps
-  return {binder.matrix(cat(name, "_kv.weight"), dims.hidden, width), binder.matrix(cat(name, "_gate.weight"), dims.hidden, width),
+  return {binder.matrix(cat(name, "_kv.weight"), dims.hidden, width),
+          binder.matrix(cat(name, "_gate.weight"), dims.hidden, width),
           binder.matrix(cat(name, "_ape.weight"), width, ratio), binder.vector(cat(name, "_norm.weight"), row_width)};
 }
 
@@ -160,12 +162,14 @@ Result<ModelWeights> bind_weights(const gguf::File& file, const ModelShape& shap
   return weights;
 }
 
-Result<std::optional<MtpWeights>> bind_mtp_weights(const gguf::File& file, const ModelShape& shape, const LoadWeight& load) {
+Result<std::optional<MtpWeights>> bind_mtp_weights(const gguf::File& file, const ModelShape& shape,
+                                                   const LoadWeight& load) {
   const Dims& dims = shape.dims;
   const int layer = static_cast<int>(shape.layers.size());
   const bool separate = file.find_tensor("mtp.0.attn_norm.weight") != nullptr;
   if (!separate && shape.mtp_layers == 0) return std::optional<MtpWeights>();
-  const LayerShape kind{LayerKind::kWindow, 0, false, shape.layers.back().swiglu_limit, shape.layers.back().shared_swiglu_limit};
+  const LayerShape kind{LayerKind::kWindow, 0, false, shape.layers.back().swiglu_limit,
+                        shape.layers.back().shared_swiglu_limit};
   Binder binder(file, load);
   MtpWeights mtp;
   const std::string prefix = separate ? "mtp.0." : cat("blk.", layer, ".");
@@ -196,7 +200,8 @@ Status check_token_experts(const gguf::File& file, const ModelShape& shape) {
     const auto* ids = reinterpret_cast<const std::int32_t*>(tensor->data.data());
     for (std::uint64_t i = 0; i < tensor->elements(); ++i)
       if (ids[i] < 0 || ids[i] >= shape.dims.experts)
-        return file.tensor_error(*tensor, cat("entry ", i, ": expected an expert in 0..", shape.dims.experts - 1, ", found ", ids[i]));
+        return file.tensor_error(
+            *tensor, cat("entry ", i, ": expected an expert in 0..", shape.dims.experts - 1, ", found ", ids[i]));
   }
   return {};
 }

@@ -15,7 +15,8 @@ namespace {
 // Decoding is the definition: a block with a value that is not finite is reported, whatever its bytes.
 TEST(Finite, AgreesWithDecoding) {
   std::mt19937_64 rng(5);
-  for (const DType type : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8_0, DType::kQ2_K, DType::kQ4_K, DType::kIQ2_XXS, DType::kMXFP4}) {
+  for (const DType type : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8_0, DType::kQ2_K, DType::kQ4_K,
+                           DType::kIQ2_XXS, DType::kMXFP4}) {
     const DTypeInfo& info = dtype_info(type);
     const std::size_t elements = info.block_elements;
     std::size_t reported = 0;

@@ -60,7 +60,8 @@ class ModelFiles {
       std::vector<float> old(count);
       std::memcpy(old.data(), value->raw.data(), count * sizeof(float));
       EXPECT_EQ(old, std::vector<float>(count, 10.0F));
-      offset = static_cast<std::uint64_t>(value->raw.data() - file->tensors()[0].data.data()) + file->tensors()[0].offset;
+      offset =
+          static_cast<std::uint64_t>(value->raw.data() - file->tensors()[0].data.data()) + file->tensors()[0].offset;
     }
     std::fstream stream(out, std::ios::in | std::ios::out | std::ios::binary);
     stream.seekp(static_cast<std::streamoff>(offset));
@@ -102,7 +103,8 @@ Golden read_golden(const std::string& set, const std::string& name) {
   g.greedy = values<std::int32_t>(*file, "greedy");
   g.logits = values<float>(*file, "logits");
   g.nll = values<float>(*file, "nll");
-  g.greedy_prompt = nlohmann::json::parse(std::ifstream(kData + set + "/golden.json")).at("greedy_prompt_tokens").get<std::size_t>();
+  g.greedy_prompt =
+      nlohmann::json::parse(std::ifstream(kData + set + "/golden.json")).at("greedy_prompt_tokens").get<std::size_t>();
   EXPECT_GT(g.ids.size(), 400U);
   EXPECT_EQ(g.argmax.size(), g.ids.size());
   EXPECT_EQ(g.nll.size() + 1, g.ids.size());
@@ -177,7 +179,8 @@ void expect_exact(const Golden& g, const std::vector<float>& logits, std::size_t
   double largest = 0;
   for (std::size_t i = 0; i < g.logits_rows.size(); ++i)
     for (std::size_t v = 0; v < vocab; ++v)
-      largest = std::max<double>(largest, std::abs(logits[static_cast<std::size_t>(g.logits_rows[i]) * vocab + v] - g.logits[i * vocab + v]));
+      largest = std::max<double>(
+          largest, std::abs(logits[static_cast<std::size_t>(g.logits_rows[i]) * vocab + v] - g.logits[i * vocab + v]));
   EXPECT_LT(largest, 1e-3);
   for (std::size_t i = 0; i < g.ids.size(); ++i) {
     const std::span<const float> row(logits.data() + i * vocab, vocab);
@@ -195,17 +198,20 @@ class GoldenSet : public ::testing::TestWithParam<std::string> {
     if (!backend.ok()) GTEST_SKIP() << backend.error().message;
   }
 };
-INSTANTIATE_TEST_SUITE_P(Sets, GoldenSet, ::testing::Values("small-odd", "tiny-bf16", "tiny-official"), [](const auto& test) {
-  std::string name = test.param;
-  std::replace(name.begin(), name.end(), '-', '_');
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(Sets, GoldenSet, ::testing::Values("small-odd", "tiny-bf16", "tiny-official"),
+                         [](const auto& test) {
+                           std::string name = test.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
 
 TEST_P(GoldenSet, ExactRowsForEveryPrefillChunk) {
   const Golden g = read_golden(GetParam(), "golden");
   std::vector<std::size_t> chunks = {1, 2, 3, 4, 5, 127, 128, 129, g.ids.size()};
-  if (device_name() == "reference" && !deep()) chunks = {GetParam() == "small-odd" ? std::size_t{1} : std::size_t{127}, g.ids.size()};
-  auto loaded = Loaded::open(model_files().path(GetParam()), KvFormat::kF32, static_cast<std::int64_t>(g.ids.size()), static_cast<int>(g.ids.size()));
+  if (device_name() == "reference" && !deep())
+    chunks = {GetParam() == "small-odd" ? std::size_t{1} : std::size_t{127}, g.ids.size()};
+  auto loaded = Loaded::open(model_files().path(GetParam()), KvFormat::kF32, static_cast<std::int64_t>(g.ids.size()),
+                             static_cast<int>(g.ids.size()));
   for (const std::size_t chunk : chunks) {
     SCOPED_TRACE("chunk " + std::to_string(chunk));
     expect_exact(g, all_logits(*loaded, g.ids, chunk), loaded->vocab());
@@ -233,7 +239,8 @@ TEST_P(GoldenSet, GreedyContinuation) {
 
 TEST_P(GoldenSet, RoundedRowsAgreeStatistically) {
   const Golden g = read_golden(GetParam(), "golden-official-kv");
-  auto loaded = Loaded::open(model_files().path(GetParam()), KvFormat::kPacked, static_cast<std::int64_t>(g.ids.size()), 128);
+  auto loaded =
+      Loaded::open(model_files().path(GetParam()), KvFormat::kPacked, static_cast<std::int64_t>(g.ids.size()), 128);
   const std::size_t vocab = loaded->vocab();
   const auto logits = all_logits(*loaded, g.ids, 128);
   std::size_t changed = 0;
@@ -242,12 +249,14 @@ TEST_P(GoldenSet, RoundedRowsAgreeStatistically) {
   for (std::size_t i = 0; i < g.ids.size(); ++i) {
     const std::span<const float> row(logits.data() + i * vocab, vocab);
     changed += argmax(row) != g.argmax[i] ? 1 : 0;
-    if (i + 1 < g.ids.size()) nll_difference.push_back(std::abs(nll(row, g.ids[i + 1]) - static_cast<double>(g.nll[i])));
+    if (i + 1 < g.ids.size())
+      nll_difference.push_back(std::abs(nll(row, g.ids[i + 1]) - static_cast<double>(g.nll[i])));
   }
   for (std::size_t i = 0; i < g.logits_rows.size(); ++i) {
     double largest = 0;
     for (std::size_t v = 0; v < vocab; ++v)
-      largest = std::max<double>(largest, std::abs(logits[static_cast<std::size_t>(g.logits_rows[i]) * vocab + v] - g.logits[i * vocab + v]));
+      largest = std::max<double>(
+          largest, std::abs(logits[static_cast<std::size_t>(g.logits_rows[i]) * vocab + v] - g.logits[i * vocab + v]));
     row_difference.push_back(largest);
   }
   const auto median = [](std::vector<double>& v) {
@@ -263,7 +272,8 @@ TEST(Golden, SwigluClampAtWork) {
   const auto backend = make_backend();
   if (!backend.ok()) GTEST_SKIP() << backend.error().message;
   const Golden g = read_golden("small-odd", "golden-clamp");
-  auto loaded = Loaded::open(model_files().path_with_clamp("small-odd", 1.5F), KvFormat::kF32, static_cast<std::int64_t>(g.ids.size()), 420);
+  auto loaded = Loaded::open(model_files().path_with_clamp("small-odd", 1.5F), KvFormat::kF32,
+                             static_cast<std::int64_t>(g.ids.size()), 420);
   std::vector<std::size_t> chunks = {g.ids.size()};
   if (device_name() != "reference" || deep()) chunks = {1, 2, 3, 4, 5, 127, 128, 129, g.ids.size()};
   for (const std::size_t chunk : chunks) {

@@ -14,8 +14,8 @@ namespace {
 struct TokenStates {
   const Segment& segment;
   const StateRing& ring;
-  float* ring_base;                 // z of slot 0
-  const std::vector<float>& z;      // [batch rows, width]
+  float* ring_base;             // z of slot 0
+  const std::vector<float>& z;  // [batch rows, width]
   const std::vector<float>& g;
 
   std::pair<const float*, const float*> at(std::int64_t position) const {

@@ -1,4 +1,5 @@
-// The ops without state: embedding (§2.1), RMSNorm (§2.3), query heads (§2.5), grouped output projection, logits (§2.10).
+// The ops without state: embedding (§2.1), RMSNorm (§2.3), query heads (§2.5), grouped output projection, logits
+// (§2.10).
 #include <algorithm>
 
 #include "backend/reference/maths.h"

@@ -14,7 +14,8 @@ namespace {
 /// m = (fn · v) / rms(v) for the concatenated streams v of one token.
 std::vector<double> controls(const float* v, const HyperConnectionWeights& hc, float rms_eps) {
   const std::int64_t width = hc.fn.in;
-  const double r = 1.0 / std::sqrt(reference::dot(v, v, width) / static_cast<double>(width) + static_cast<double>(rms_eps));
+  const double r =
+      1.0 / std::sqrt(reference::dot(v, v, width) / static_cast<double>(width) + static_cast<double>(rms_eps));
   std::vector<double> m;
   std::vector<float> space;
   for (std::int64_t j = 0; j < hc.fn.out; ++j)
@@ -57,7 +58,8 @@ void sinkhorn(std::vector<double>& c, int n, int iterations, double eps) {
 void mix(const float* streams, const std::vector<double>& w, int hidden, float* y) {
   for (int c = 0; c < hidden; ++c) {
     double sum = 0;
-    for (std::size_t j = 0; j < w.size(); ++j) sum += w[j] * static_cast<double>(streams[j * static_cast<std::size_t>(hidden) + c]);
+    for (std::size_t j = 0; j < w.size(); ++j)
+      sum += w[j] * static_cast<double>(streams[j * static_cast<std::size_t>(hidden) + c]);
     y[c] = static_cast<float>(sum);
   }
 }
@@ -99,7 +101,8 @@ void ReferenceBackend::hc_post(const HcPostArgs& args) {
     for (int c = 0; c < hidden; ++c) {
       for (int k = 0; k < n; ++k) {
         double sum = static_cast<double>(post[k]) * static_cast<double>(args.o.data[r * hidden + c]);
-        for (int j = 0; j < n; ++j) sum += static_cast<double>(comb[j * n + k]) * static_cast<double>(streams[j * hidden + c]);
+        for (int j = 0; j < n; ++j)
+          sum += static_cast<double>(comb[j * n + k]) * static_cast<double>(streams[j * hidden + c]);
         mixed[static_cast<std::size_t>(k)] = sum;
       }
       for (int k = 0; k < n; ++k) streams[k * hidden + c] = static_cast<float>(mixed[static_cast<std::size_t>(k)]);
@@ -114,7 +117,8 @@ void ReferenceBackend::hc_head(const HcHeadArgs& args) {
     const float* streams = args.streams.data + batch_.logit_rows[i] * args.streams.cols;
     std::vector<double> w = controls(streams, args.hc, config_.dims.rms_eps);
     for (std::size_t j = 0; j < w.size(); ++j)
-      w[j] = sigmoid(w[j] * static_cast<double>(scale[0]) + static_cast<double>(base[j])) + static_cast<double>(config_.dims.hc_eps);
+      w[j] = sigmoid(w[j] * static_cast<double>(scale[0]) + static_cast<double>(base[j])) +
+             static_cast<double>(config_.dims.hc_eps);
     mix(streams, w, config_.dims.hidden, args.h.data + static_cast<std::int64_t>(i) * args.h.cols);
   }
 }

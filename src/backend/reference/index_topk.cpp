@@ -19,7 +19,8 @@ void ReferenceBackend::index_topk(const IndexTopkArgs& args) {
   std::vector<float> head_weights(static_cast<std::size_t>(batch_.rows) * dims.index_heads);
   reference::matmul(args.q_b, 0, args.qr.data, batch_.rows, queries.data());
   reference::matmul(args.proj, 0, args.x.data, batch_.rows, head_weights.data());
-  const double scale = 1.0 / std::sqrt(static_cast<double>(dims.index_dim)) / std::sqrt(static_cast<double>(dims.index_heads));
+  const double scale =
+      1.0 / std::sqrt(static_cast<double>(dims.index_dim)) / std::sqrt(static_cast<double>(dims.index_heads));
 
   for (const Segment& segment : batch_.segments) {
     std::vector<float> keys;  // decoded as far as the rows before needed them

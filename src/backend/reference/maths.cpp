@@ -8,7 +8,8 @@ namespace ds4::reference {
 
 const float* weight_row(const Weight& weight, std::int64_t out, std::int64_t index, std::vector<float>& space) {
   const std::size_t bytes = row_bytes(weight.type, static_cast<std::size_t>(weight.in));
-  const auto* row = static_cast<const std::byte*>(weight.data) + static_cast<std::size_t>(index * weight.out + out) * bytes;
+  const auto* row =
+      static_cast<const std::byte*>(weight.data) + static_cast<std::size_t>(index * weight.out + out) * bytes;
   if (weight.type == DType::kF32) return reinterpret_cast<const float*>(row);
   space.resize(static_cast<std::size_t>(weight.in));
   decode_row(weight.type, row, space.data(), space.size());
@@ -39,8 +40,7 @@ void matmul(const Weight& w, std::int64_t index, std::int64_t first_out, std::in
   std::vector<float> space;
   for (std::int64_t o = 0; o < outs; ++o) {
     const float* row = weight_row(w, first_out + o, index, space);
-    for (std::int64_t r = 0; r < rows; ++r)
-      y[r * y_stride + o] = static_cast<float>(dot(row, x + r * x_stride, w.in));
+    for (std::int64_t r = 0; r < rows; ++r) y[r * y_stride + o] = static_cast<float>(dot(row, x + r * x_stride, w.in));
   }
 }
 

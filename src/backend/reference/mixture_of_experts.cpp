@@ -13,8 +13,8 @@ namespace {
 double softplus(double t) { return std::max(t, 0.0) + std::log1p(std::exp(-std::abs(t))); }
 
 /// W2 · (silu(min(W1 x, limit)) * clamp(W3 x, ±limit) * weight), added to `sum`.
-void add_expert(const Weight& gate, const Weight& up, const Weight& down, std::int64_t index, const float* x, float limit,
-                double weight, std::vector<double>& sum) {
+void add_expert(const Weight& gate, const Weight& up, const Weight& down, std::int64_t index, const float* x,
+                float limit, double weight, std::vector<double>& sum) {
   std::vector<float> g(static_cast<std::size_t>(gate.out));
   std::vector<float> u(g.size());
   reference::matmul(gate, index, x, 1, g.data());
@@ -78,7 +78,8 @@ void ReferenceBackend::experts(const ExpertsArgs& args) {
     for (const auto& [expert, weight] : chosen)
       add_expert(args.gate, args.up, args.down, expert, x, args.limit, static_cast<double>(weight), sum);
     add_expert(args.shared_gate, args.shared_up, args.shared_down, 0, x, args.shared_limit, 1.0, sum);
-    for (std::size_t c = 0; c < sum.size(); ++c) args.y.data[r * args.y.cols + static_cast<std::int64_t>(c)] = static_cast<float>(sum[c]);
+    for (std::size_t c = 0; c < sum.size(); ++c)
+      args.y.data[r * args.y.cols + static_cast<std::int64_t>(c)] = static_cast<float>(sum[c]);
   }
 }
 
