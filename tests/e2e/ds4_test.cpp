@@ -1,6 +1,8 @@
 // `ds4` without a conversation: token ids, dumps, errors and their exit statuses.
 #include <gtest/gtest.h>
 
+#include <fstream>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -110,6 +112,25 @@ TEST(Ds4, InspectPrintsWhatIsInTheFile) {
         "blk.N.attn_kv.weight", "KV state of one conversation", "available"}) {
     EXPECT_NE(outcome.out.find(part), std::string::npos) << part << "\n" << outcome.out;
   }
+}
+
+TEST(Ds4, VerifyFindsAPoisonedWeight) {
+  const Outcome clean = ds4({"-m", token_model(), "--verify"});
+  ASSERT_EQ(clean.status, 0) << clean.err;
+  EXPECT_NE(clean.out.find("every value is finite"), std::string::npos) << clean.out;
+
+  const std::string poisoned = work_dir() + "/poisoned.gguf";
+  std::filesystem::copy_file(token_model(), poisoned, std::filesystem::copy_options::overwrite_existing);
+  std::fstream file(poisoned, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(-16, std::ios::end);  // in the last tensor
+  const std::string infinity("\0\0\x80\x7f", 4);
+  for (int i = 0; i < 4; ++i) file << infinity;
+  file.close();
+  const Outcome bad = ds4({"-m", poisoned, "--verify"});
+  EXPECT_EQ(bad.status, 3) << bad.err;
+  EXPECT_EQ(bad.out, "");
+  EXPECT_NE(bad.err.find("poisoned.gguf"), std::string::npos) << bad.err;
+  EXPECT_NE(bad.err.find("NaN or infinity"), std::string::npos) << bad.err;
 }
 
 TEST(Ds4, HelpAndVersion) {
