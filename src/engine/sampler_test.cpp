@@ -119,6 +119,8 @@ TEST(Sampler, TiesAtACutGoToTheLowerId) {
   const auto seen = draw(logits, {1, 2, 1, 0, 3}, 500);
   EXPECT_EQ(seen.size(), 2u);
   EXPECT_TRUE(seen.contains(0) && seen.contains(1));
+  // min-p keeps what is exactly at its bound.
+  EXPECT_EQ(draw(std::vector<float>{1, 1, 0}, {1, 0, 1, 1, 3}, 500).size(), 2u);
 }
 
 TEST(Sampler, BadLogitsAreNeverDrawn) {
