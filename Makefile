@@ -1,6 +1,6 @@
 # Names for the CMake presets. Binaries are in build/release/bin; everything made is under build/.
 
-PROMPT ?= Write one sentence about the sea.
+PROMPT ?= What is the capital of France?
 MODEL ?= $(firstword $(wildcard models/*.gguf))
 
 .PHONY: all demo test test-deep asan tsan fuzz arm64 cuda format lint clean

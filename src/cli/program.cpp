@@ -131,7 +131,7 @@ Status run_with(Console& console, Options& options) {
   DS4_RETURN_IF_ERROR(check(options));
   const bool searched = options.model.empty();
   DS4_ASSIGN_OR_RETURN(options.model, find_model(options.model, installed_model_folders(executable_path())));
-  if (searched && console.stderr_tty()) console.note(cat("model ", escaped(options.model, 4096)));
+  if (searched) console.note(cat("model ", escaped(options.model, 4096)));
   DS4_ASSIGN_OR_RETURN(ModelFile file, open_model_file(options.model));
   if (options.inspect) return inspect(console, file, options.engine);
   if (options.verify) return verify(console, file);

@@ -54,7 +54,8 @@ class Conversion {
 
   Status check_options() const {
     const auto refuse = [](std::string message) { return Error{ErrorCode::kUsage, std::move(message)}; };
-    if (!can_encode(options_.type)) return refuse(cat("cannot write type ", dtype_info(options_.type).name));
+    for (const DType type : {options_.type, options_.experts.value_or(options_.type)})
+      if (!can_encode(type)) return refuse(cat("cannot write type ", dtype_info(type).name));
     std::error_code ignored;
     if (!fs::is_directory(options_.checkpoint, ignored))
       return refuse(cat(escaped(options_.checkpoint, 4096), ": expected a folder with config.json"));
@@ -100,7 +101,7 @@ class Conversion {
                        " blocks of ", config_.n_routed_experts, " experts), found ", present, " tensors in all")};
     std::vector<std::string> fallbacks;
     for (TensorPlan& plan : plan_tensors(config_)) {
-      DType type = options_.type;
+      DType type = plan.name.ends_with("_exps.weight") ? options_.experts.value_or(options_.type) : options_.type;
       if (plan.kind == TensorKind::kVector) type = DType::kF32;
       if (plan.kind == TensorKind::kTokenTable) type = DType::kI32;
       if (plan.dims[0] % dtype_info(type).block_elements != 0) {

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -18,6 +19,7 @@ struct ConvertOptions {
   std::string checkpoint;     // the folder with config.json
   std::string output;         // the file to write
   DType type = DType::kQ8_0;  // of the matrices; vectors are always f32
+  std::optional<DType> experts;  // of the routed experts, where it is another
   bool overwrite = false;
   int threads = 1;
   const std::atomic<bool>* cancel = nullptr;  // looked at between pieces

@@ -72,6 +72,7 @@ int main(int argc, char** argv) {
   options.threads = ds4::available_cpus();
   options.cancel = &g_interrupted;
   std::string type = "q8_0";
+  std::string experts;
 
   CLI::App app(kDescription, "ds4-quantize");
   app.footer(kFooter);
@@ -80,6 +81,9 @@ int main(int argc, char** argv) {
   app.add_option("--type", type, "How matrices are stored: f32, f16, bf16 or q8_0")
       ->check(CLI::IsMember({"f32", "f16", "bf16", "q8_0"}))
       ->option_text("TYPE [q8_0]");
+  app.add_option("--experts", experts, "The same for the routed experts alone; also mxfp4 (4.25 bits, lossless from FP4)")
+      ->check(CLI::IsMember({"f32", "f16", "bf16", "q8_0", "mxfp4"}))
+      ->option_text("TYPE [as --type]");
   app.add_option("-t,--threads", options.threads, "Threads that convert tensors")
       ->check(CLI::Range(1, 1024))
       ->option_text(ds4::cat("N [", options.threads, "]"));
@@ -90,6 +94,7 @@ int main(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : 2;
   }
   options.type = *ds4::dtype_from_name(type);
+  if (!experts.empty()) options.experts = ds4::dtype_from_name(experts);
 
   std::signal(SIGINT, [](int) { g_interrupted.store(true, std::memory_order_relaxed); });
   const auto start = std::chrono::steady_clock::now();

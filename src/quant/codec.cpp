@@ -140,6 +140,29 @@ void decode_mxfp4(Bytes block, float* out) {
   }
 }
 
+/// The official rule for FP4 (§4.2): the smallest power of two that keeps the largest magnitude within 6. Values that are
+/// on such a grid already come back exactly.
+void encode_mxfp4(const float* values, std::uint8_t* block) {
+  float absmax = 0;
+  bool finite = true;
+  for (int i = 0; i < 32; ++i) {
+    finite = finite && std::isfinite(values[i]);
+    absmax = std::max(absmax, std::fabs(values[i]));
+  }
+  std::memset(block, 0, 17);
+  if (!finite) {
+    block[0] = 0xff;  // decodes as NaN instead of as plausible numbers
+    return;
+  }
+  block[0] = pow2_ceil_e8m0(std::max(absmax / 6.0f, 0x1p-126f));
+  const float scale = e8m0_to_f32(block[0]);
+  for (int i = 0; i < 16; ++i) {
+    const unsigned low = f32_to_e2m1(values[i] / scale) & 15u;
+    const unsigned high = f32_to_e2m1(values[16 + i] / scale) & 15u;
+    block[1 + i] = static_cast<std::uint8_t>(low | high << 4);
+  }
+}
+
 void encode_q8_0(const float* values, std::uint8_t* block) {
   std::int32_t largest = 0;  // the bits of the largest magnitude: they order as the magnitudes do, with NaN on top
   for (int i = 0; i < 32; ++i) largest = std::max(largest, std::bit_cast<std::int32_t>(values[i]) & 0x7fffffff);
@@ -225,7 +248,8 @@ void decode_row(DType type, const void* source, float* destination, std::size_t 
 }
 
 bool can_encode(DType type) {
-  return type == DType::kF32 || type == DType::kF16 || type == DType::kBF16 || type == DType::kQ8_0;
+  return type == DType::kF32 || type == DType::kF16 || type == DType::kBF16 || type == DType::kQ8_0 ||
+         type == DType::kMXFP4;
 }
 
 void encode_row(DType type, const float* source, void* destination, std::size_t elements) {
@@ -240,6 +264,8 @@ void encode_row(DType type, const float* source, void* destination, std::size_t 
       return encode_blocks<DType::kBF16, encode_bf16>(source, bytes, elements);
     case DType::kQ8_0:
       return encode_blocks<DType::kQ8_0, encode_q8_0>(source, bytes, elements);
+    case DType::kMXFP4:
+      return encode_blocks<DType::kMXFP4, encode_mxfp4>(source, bytes, elements);
     default:
       check_failed("a type that can_encode() knows", __FILE__, __LINE__);
   }

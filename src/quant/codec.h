@@ -22,6 +22,7 @@ void decode_row(DType type, const void* source, float* destination, std::size_t 
 bool can_encode(DType type);
 
 /// Encodes `elements` f32 values. F32, F16, BF16: round to nearest even. Q8_0: scale = absmax / 127 per 32.
+/// MXFP4: the smallest power-of-two scale that keeps absmax within 6, per 32.
 void encode_row(DType type, const float* source, void* destination, std::size_t elements);
 
 /// The 256 octets of the IQ2_XXS codebook as little-endian u64, entries in {8, 25, 43} (MIT-licensed table of ggml;
