@@ -107,7 +107,7 @@ DenseCase embed_case(const Shared& in) {
             const Rows batch(rig, rows, in->tokens, in->positions);
             const Weight w = rig.weight(**table);
             const Tensor streams = rig.output(size_of(rows), std::int64_t{in->d.hc} * in->d.hidden);
-            rig.backend().embed({w, streams});
+            rig.time([&](Backend& device) { device.embed({w, streams}); });
             return std::vector<Output>{{"streams", streams.cols, rig.read(streams), {}}};
           }};
 }
@@ -118,7 +118,7 @@ DenseCase rms_norm_case(const Shared& in) {
             const Rows batch(rig, rows, in->tokens, in->positions);
             const Weight w = rig.weight(**weight);
             const Tensor x = rig.input(pick(in->x, rows, in->d.hidden), size_of(rows));
-            rig.backend().rms_norm({x, w, x});
+            rig.time([&](Backend& device) { device.rms_norm({x, w, x}); });
             return std::vector<Output>{{"y", x.cols, rig.read(x), {}}};
           }};
 }
@@ -145,7 +145,7 @@ DenseCase hc_pre_case(const Shared& in) {
             const Tensor y = rig.output(size_of(rows), in->d.hidden);
             const Tensor post = rig.output(size_of(rows), in->d.hc);
             const Tensor comb = rig.output(size_of(rows), std::int64_t{in->d.hc} * in->d.hc);
-            rig.backend().hc_pre({streams, hc, y, post, comb});
+            rig.time([&](Backend& device) { device.hc_pre({streams, hc, y, post, comb}); });
             return std::vector<Output>{{"y", y.cols, rig.read(y), {}},
                                        {"post", post.cols, rig.read(post), {}},
                                        {"comb", comb.cols, rig.read(comb), {}}};
@@ -163,7 +163,7 @@ DenseCase hc_head_case(const Shared& in) {
             const HyperConnectionWeights hc = weights.load(rig);
             const Tensor streams = rig.input(pick(in->streams, rows, std::int64_t{in->d.hc} * in->d.hidden), size_of(rows));
             const Tensor h = rig.output(size_of(rows), in->d.hidden);
-            rig.backend().hc_head({streams, hc, h});
+            rig.time([&](Backend& device) { device.hc_head({streams, hc, h}); });
             return std::vector<Output>{{"h", h.cols, rig.read(h), {}}};
           }};
 }
@@ -175,7 +175,7 @@ DenseCase hc_post_case(const Shared& in) {
             const Tensor post = rig.input(pick(in->post, rows, in->d.hc), size_of(rows));
             const Tensor comb = rig.input(pick(in->comb, rows, std::int64_t{in->d.hc} * in->d.hc), size_of(rows));
             const Tensor streams = rig.input(pick(in->streams, rows, std::int64_t{in->d.hc} * in->d.hidden), size_of(rows));
-            rig.backend().hc_post({o, post, comb, streams});
+            rig.time([&](Backend& device) { device.hc_post({o, post, comb, streams}); });
             return std::vector<Output>{{"streams", streams.cols, rig.read(streams), {}}};
           }};
 }
@@ -198,7 +198,7 @@ DenseCase query_heads_case(const Shared& in) {
             const Tensor rope = rig.input(in->frequencies, 1);
             const Tensor qr = rig.output(size_of(rows), in->d.q_lora);
             const Tensor q = rig.output(size_of(rows), std::int64_t{in->d.heads} * in->d.head_dim);
-            rig.backend().query_heads({x, a, n, b, rope, qr, q});
+            rig.time([&](Backend& device) { device.query_heads({x, a, n, b, rope, qr, q}); });
             return std::vector<Output>{{"qr", qr.cols, rig.read(qr), {}}, {"q", q.cols, rig.read(q), {}}};
           }};
 }
@@ -218,7 +218,7 @@ DenseCase attention_output_case(const Shared& in) {
             const Weight wb = rig.weight(**b);
             const Tensor o = rig.input(pick(in->heads, rows, std::int64_t{in->d.heads} * in->d.head_dim), size_of(rows));
             const Tensor y = rig.output(size_of(rows), in->d.hidden);
-            rig.backend().attention_output({o, wa, wb, y});
+            rig.time([&](Backend& device) { device.attention_output({o, wa, wb, y}); });
             return std::vector<Output>{{"y", y.cols, rig.read(y), {}}};
           }};
 }
@@ -256,7 +256,7 @@ DenseCase route_case(const Shared& in, bool hashed) {
             const Tensor x = rig.input(pick(in->x, rows, in->d.hidden), size_of(rows));
             const IntTensor experts = rig.int_output(size_of(rows), in->d.experts_used);
             const Tensor weights = rig.output(size_of(rows), in->d.experts_used);
-            rig.backend().route({x, g, b, t, experts, weights});
+            rig.time([&](Backend& device) { device.route({x, g, b, t, experts, weights}); });
             return std::vector<Output>{{"experts", experts.cols, {}, rig.read(experts)},
                                        {"weights", weights.cols, rig.read(weights), {}}};
           }};
@@ -285,7 +285,7 @@ DenseCase experts_case(const Shared& in, DType down_type, float limit) {
             const IntTensor experts = rig.input(pick(in->experts, rows, in->d.experts_used), size_of(rows));
             const Tensor weights = rig.input(pick(in->expert_weights, rows, in->d.experts_used), size_of(rows));
             const Tensor y = rig.output(size_of(rows), in->d.hidden);
-            rig.backend().experts({x, experts, weights, g, u, o, sg, su, so, limit, limit, y});
+            rig.time([&](Backend& device) { device.experts({x, experts, weights, g, u, o, sg, su, so, limit, limit, y}); });
             return std::vector<Output>{{"y", y.cols, rig.read(y), {}}};
           }};
 }
@@ -302,7 +302,7 @@ DenseCase logits_case(const Shared& in) {
             const Weight w = rig.weight(**output);
             const Tensor h = rig.input(pick(in->x, rows, in->d.hidden), size_of(rows));
             const Tensor logits = rig.output(size_of(rows), in->d.vocab);
-            rig.backend().logits({h, w, logits});
+            rig.time([&](Backend& device) { device.logits({h, w, logits}); });
             return std::vector<Output>{{"logits", logits.cols, rig.read(logits), {}}};
           }};
 }

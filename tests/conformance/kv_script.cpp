@@ -1,7 +1,6 @@
 #include "kv_script.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 
 #include "base/check.h"
@@ -288,10 +287,8 @@ StepTimes time_step(Rig& rig, const KvWeights& weights, int ratio, std::int64_t 
   LayerRun::Batch b = run.prepare({{0, rows}}, start);
   StepTimes best{1e9, 1e9, 1e9, 1e9};
   const auto measure = [&](double& time, auto op) {
-    const auto from = std::chrono::steady_clock::now();
-    op();
-    DS4_CHECK(rig.backend().wait().ok());
-    time = std::min(time, std::chrono::duration<double>(std::chrono::steady_clock::now() - from).count());
+    rig.time([&](Backend&) { op(); });
+    time = std::min(time, rig.seconds());
   };
   for (int i = 0; i < repeats; ++i) {
     run.begin(b);

@@ -1,8 +1,10 @@
 #include "rig.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <ctime>
 #include <limits>
 
 #include "base/check.h"
@@ -89,6 +91,11 @@ void* Rig::memory(std::size_t bytes) {
   DS4_CHECK(buffer.ok());
   buffers_.push_back(std::move(buffer).value());
   return buffers_.back().data();
+}
+
+double Rig::now() const {
+  if (processor_time_) return static_cast<double>(std::clock()) / CLOCKS_PER_SEC;
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 void Rig::clear() {

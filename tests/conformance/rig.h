@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "base/check.h"
 #include "random_data.h"
 
 namespace ds4::conformance {
@@ -40,12 +41,27 @@ class Rig {
   IntTensor int_output(std::int64_t rows, std::int64_t cols);
   std::vector<float> read(const Tensor& tensor);
   std::vector<std::int32_t> read(const IntTensor& tensor);
+  /// Runs one op to its end and remembers how long it took.
+  template <typename Op>
+  void time(Op op) {
+    const double from = now();
+    op(*backend_);
+    DS4_CHECK(backend_->wait().ok());
+    seconds_ = now() - from;
+  }
+  double seconds() const { return seconds_; }
+  /// Counts processor time instead of wall time: for one thread on a busy machine.
+  void use_processor_time() { processor_time_ = true; }
+
   /// Forgets the tensors and weights handed out so far.
   void clear();
 
  private:
   Rig(std::unique_ptr<Backend> backend, Shape shape) : backend_(std::move(backend)), shape_(std::move(shape)) {}
   void* memory(std::size_t bytes);
+  double now() const;
+  double seconds_ = 0;
+  bool processor_time_ = false;
   std::unique_ptr<Backend> backend_;
   Shape shape_;
   BackendConfig config_;
