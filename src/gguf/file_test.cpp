@@ -258,7 +258,9 @@ TEST_F(Folder, SparseTerabytes) {
   std::error_code failed;
   std::filesystem::resize_file(path("zeros"), 1ull << 40, failed);
   if (failed) GTEST_SKIP() << "no sparse files here";
-  EXPECT_THAT(refusal("zeros"), HasSubstr("expected magic"));
+  const std::string zeros = refusal("zeros");
+  if (zeros.find("cannot map") != std::string::npos) GTEST_SKIP() << "too little address space here: " << zeros;
+  EXPECT_THAT(zeros, HasSubstr("expected magic"));
 
   // A valid header in front of the hole: opened, and the hole is noted.
   write("small", small_test_file().bytes());
