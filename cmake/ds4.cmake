@@ -121,6 +121,9 @@ function(ds4_library name)
       add_dependencies(thread_tests ${name}_test)
     endif()
     set_tests_properties(unit.${name} PROPERTIES LABELS "${labels}")
+    if(CMAKE_CROSSCOMPILING)  # an emulator is slow: tests that run everything on many devices choose one
+      set_tests_properties(unit.${name} PROPERTIES ENVIRONMENT DS4_EMULATED=1)
+    endif()
   endif()
 endfunction()
 
