@@ -12,6 +12,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -40,6 +41,9 @@ struct BatchView {
   std::span<const std::int32_t> positions;  // [rows]
   std::span<const Segment> segments;
   std::span<const std::int32_t> logit_rows;  // rows whose logits are wanted, ascending
+  /// The caller makes the same calls, with the same arguments, for every batch of so many rows and logit rows whose
+  /// segments have one row each, and reads nothing before the last: a device may record such a step and replay it.
+  bool repeatable = false;
 };
 
 struct BackendConfig {
@@ -179,6 +183,8 @@ class Backend {
   virtual std::string name() const = 0;
 
   // --- memory; planned before anything is allocated
+  /// What the device still has for everything counted below; nullopt: the host's memory, which others know better.
+  virtual std::optional<std::uint64_t> available_memory() const { return std::nullopt; }
   /// Bytes that load() will take beyond the mapped file.
   virtual std::uint64_t weight_bytes(const HostWeight& weight) const = 0;
   /// Bytes that configure() will take besides KV: scratch of all ops.
@@ -223,7 +229,7 @@ class Backend {
 };
 
 struct BackendOptions {
-  std::string device = "cpu";  // "cpu" or "reference"
+  std::string device = "cpu";  // "cpu", "reference", "cuda" or "cuda:N"
   int threads = 0;             // 0: one per physical core
   std::string isa;             // cpu: force "scalar", "avx2", "avx512" or "neon"; empty: best (or DS4_CPU_ISA)
   bool quality = false;        // exact kernels: quantised weights against f32 activations

@@ -31,6 +31,7 @@ struct HostWeight {
   std::int64_t out = 1;
   std::int64_t count = 1;  // experts
   const std::byte* data = nullptr;
+  bool lookup = false;  // rows are fetched by number (embedding, position bias, hash routing), never multiplied
   std::size_t bytes() const { return row_bytes(type, std::size_t(in)) * std::size_t(out) * std::size_t(count); }
 };
 

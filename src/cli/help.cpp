@@ -56,7 +56,7 @@ constexpr std::string_view kSampling = R"(Sampling
 constexpr std::string_view kRuntime = R"(Runtime
   -c, --ctx N          tokens of context: prompt and answer together [32768, or the model's]
   -t, --threads N      threads that compute [one per core]
-  --backend NAME       cpu or reference (slow, exact) [cpu]; --cpu is --backend cpu
+  --backend NAME       cpu, cuda, cuda:N or reference (slow, exact) [cpu]; --cpu is --backend cpu
   --isa NAME           instruction set of the cpu backend: scalar, avx2, avx512, neon [best]
   --quality            exact kernels in place of fast ones
   --prefill-chunk N    tokens of a prompt computed together [512]

@@ -42,7 +42,8 @@ Result<EnginePlan> plan_with(const ModelFile& file, const EngineOptions& options
   DS4_ASSIGN_OR_RETURN(plan.model, model_options(file.shape, options));
   DS4_ASSIGN_OR_RETURN(plan.memory, Model::plan(file.gguf, backends, plan.model));
   plan.backend = backends.front()->name();
-  plan.available = available_memory(options.memory);
+  plan.available = backends.front()->available_memory();
+  if (!plan.available) plan.available = available_memory(options.memory);
   return plan;
 }
 

@@ -171,7 +171,8 @@ Status Model::forward(std::span<const BatchRow> batch, std::span<float> logits, 
       if (part.rows > kRewindSlack) DS4_RETURN_IF_ERROR(guard.protect(*device.backend, s.tails_[d]));
       segments[d].push_back({part.first_row, part.rows, s.length_, s.tails_[d], s.pages_[d]});
     }
-    device.backend->begin({static_cast<int>(count), rows.tokens, rows.positions, segments[d], rows.wanted});
+    const bool repeatable = options.taps.empty() && m.devices.size() == 1;
+    device.backend->begin({static_cast<int>(count), rows.tokens, rows.positions, segments[d], rows.wanted, repeatable});
     activations.push_back(for_rows(device.buffers, count, static_cast<std::int64_t>(rows.wanted.size())));
   }
   // Even a step that fails or is cancelled may have written ring entries of these positions.

@@ -8,7 +8,7 @@ namespace ds4 {
 
 namespace {
 
-enum class Role { kMatrix, kVector, kTable };  // any float type; the same, one row; i32
+enum class Role { kMatrix, kLookup, kVector, kTable };  // any float type; the same, rows fetched; one row; i32
 
 /// Looks tensors up under every name they go by and checks what it finds. The first failure sticks.
 class Binder {
@@ -23,6 +23,9 @@ class Binder {
 
   Weight matrix(std::string_view name, std::int64_t in, std::int64_t out, std::int64_t count = 1) {
     return bind(name, Role::kMatrix, in, out, count);
+  }
+  Weight lookup(std::string_view name, std::int64_t in, std::int64_t out) {
+    return bind(name, Role::kLookup, in, out, 1);
   }
   Weight vector(std::string_view name, std::int64_t in) { return bind(name, Role::kVector, in, 1, 1); }
   Weight table(std::string_view name, std::int64_t in, std::int64_t out) {
@@ -83,7 +86,8 @@ Weight Binder::bind(std::string_view name, Role role, std::int64_t in, std::int6
                                          gguf::describe(*tensor))));
     return {};
   }
-  auto loaded = load_(HostWeight{tensor->type, in, out, count, tensor->data.data()}, layer_);
+  const bool lookup = role == Role::kLookup || role == Role::kTable;
+  auto loaded = load_(HostWeight{tensor->type, in, out, count, tensor->data.data(), lookup}, layer_);
   if (!loaded.ok()) {
     fail(std::move(loaded).error());
     return {};
@@ -101,7 +105,7 @@ CompressorWeights bind_compressor(Binder& binder, std::string_view name, const D
   const int width = ratio == 4 ? 2 * row_width : row_width;  // ratio 4 overlaps
   return {binder.matrix(cat(name, "_kv.weight"), dims.hidden, width),
           binder.matrix(cat(name, "_gate.weight"), dims.hidden, width),
-          binder.matrix(cat(name, "_ape.weight"), width, ratio), binder.vector(cat(name, "_norm.weight"), row_width)};
+          binder.lookup(cat(name, "_ape.weight"), width, ratio), binder.vector(cat(name, "_norm.weight"), row_width)};
 }
 
 void bind_attention(Binder& binder, const Dims& dims, const LayerShape& layer, LayerWeights& w) {
@@ -147,7 +151,7 @@ Result<ModelWeights> bind_weights(const gguf::File& file, const ModelShape& shap
   Binder binder(file, load);
   ModelWeights weights;
   binder.enter("", 0);
-  weights.embedding = binder.matrix("token_embd.weight", dims.hidden, dims.vocab);
+  weights.embedding = binder.lookup("token_embd.weight", dims.hidden, dims.vocab);
   for (int layer = 0; layer <= last; ++layer) {
     binder.enter(cat("blk.", layer, "."), layer);
     LayerWeights& w = weights.layers.emplace_back();

@@ -102,7 +102,13 @@ Matrix vector(std::uint64_t seed, std::int64_t count, float mean, float scale) {
 }
 
 DenseCase embed_case(const Shared& in) {
-  const auto table = matrix(21, in->type, in->d.hidden, in->d.vocab);
+  const DType type = in->type;
+  const Dims dims = in->d;
+  const auto table = std::make_shared<const Lazy>(HostWeight{type, dims.hidden, dims.vocab, 1, nullptr}, [=] {
+    WeightData data = random_weight(21, type, dims.hidden, dims.vocab);
+    data.lookup = true;
+    return data;
+  });
   return {.op = "embed", .bound = 0.0, .run = [=](Rig& rig, const std::vector<int>& rows) {
             const Rows batch(rig, rows, in->tokens, in->positions);
             const Weight w = rig.weight(**table);

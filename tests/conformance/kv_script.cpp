@@ -18,9 +18,11 @@ std::uint64_t token_seed(int sequence, std::int64_t position, std::uint64_t purp
 
 KvWeights::Compressor compressor(std::uint64_t seed, DType type, int hidden, int ratio, int width) {
   const std::int64_t channels = (ratio == 4 ? 2 : 1) * width;
-  return {random_weight(seed, type, hidden, channels), random_weight(seed + 1, type, hidden, channels),
-          random_weight(seed + 2, type == DType::kF32 ? DType::kF32 : DType::kF16, channels, ratio),
-          random_vector(seed + 3, width, 1.0F, 0.2F)};
+  KvWeights::Compressor made{random_weight(seed, type, hidden, channels), random_weight(seed + 1, type, hidden, channels),
+                             random_weight(seed + 2, type == DType::kF32 ? DType::kF32 : DType::kF16, channels, ratio),
+                             random_vector(seed + 3, width, 1.0F, 0.2F)};
+  made.ape.lookup = true;
+  return made;
 }
 
 /// One sequence as its owner sees it.

@@ -32,7 +32,8 @@ struct WeightData {
   std::int64_t out = 1;
   std::int64_t count = 1;
   std::vector<std::byte> bytes;
-  HostWeight host() const { return {type, in, out, count, bytes.data()}; }
+  bool lookup = false;
+  HostWeight host() const { return {type, in, out, count, bytes.data(), lookup}; }
 };
 WeightData random_weight(std::uint64_t seed, DType type, std::int64_t in, std::int64_t out, std::int64_t count = 1);
 /// A vector of f32 around `mean`.

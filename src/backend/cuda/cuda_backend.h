@@ -1,0 +1,189 @@
+// NVIDIA cards. Ops enqueue kernels on one stream; wait() and download() report faults.
+//
+// Weights are copied to the card, most of them into tiles (matrix.h); `Weight::data` points to a Matrix on the host.
+// KV pages and tails are slots of two allocations. What the kernels need to know of a step (tokens, positions, pages) goes
+// to the card in one copy at begin(), to addresses that never change.
+//
+// A repeatable step of few rows is recorded the second time its key is seen, and replayed from the third on: the ops are
+// then only counted, and the recorded graph is launched when the results are asked for. Grids depend on the key alone, which
+// holds the number of rows and the context rounded up; everything else is read on the card.
+//
+// Neighbouring ops that read and write the same streams run as one: hc_post waits for the hc_pre after it, hc_pre for the
+// rms_norm (`pending_`).
+#pragma once
+
+#include <cuda_fp16.h>
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "backend/backend.h"
+#include "backend/cuda/batch.cuh"
+#include "backend/cuda/device.h"
+#include "backend/cuda/hyper_connection.h"
+#include "backend/cuda/kv_ops.h"
+#include "backend/cuda/matrix.h"
+#include "backend/cuda/products.h"
+#include "backend/cuda/upload.h"
+
+namespace ds4::cuda {
+
+/// Device memory of all ops; see scratch.cu.
+struct Scratch {
+  __half* mixed_half;     // [rows, d]: the sub-layer's input
+  __half* qr_half;        // [rows, q_lora]
+  __half* wide_half;      // [rows, widest]: any other input
+  float* low_rank;        // [rows, G * o_lora]
+  float* kv;              // [rows, head_dim]
+  float* z;               // [rows, 2 * head_dim]
+  float* g;
+  std::byte* fresh_rows;  // [rows] encoded
+  float* index_queries;   // [rows, index_heads * index_dim]
+  __half* index_half;
+  float* index_weights;   // [rows, index_heads]
+  float* index_scores;    // [score_rows, max_context / 4]
+  float* attention_parts;
+  float* route_logits;    // [rows, experts]
+  __half* hidden;         // [rows * used, expert_ff]
+  __half* shared_hidden;  // [rows, shared_ff]
+  float* pair_out;        // [rows * used, max(d, expert_ff)]
+  float* shared_float;    // [rows, shared_ff]
+  std::int32_t* offsets;
+  std::int32_t* cursors;
+  std::int32_t* pair_row;
+  float* pair_weight;
+  std::int32_t* place_of;
+  int4* items;
+  std::int32_t* item_count;
+  float* hc_sums;
+  __half* head_half;  // [logit rows, d]
+  int score_rows;
+  std::uint64_t bytes;
+};
+Scratch carve_scratch(const BackendConfig& config, int multiprocessors, std::byte* base);
+
+class CudaBackend final : public Backend {
+ public:
+  CudaBackend(Device device, bool exact) : device_(std::move(device)), exact_(exact) {}
+  ~CudaBackend() override;
+  Status prepare();
+
+  std::string name() const override;
+  std::optional<std::uint64_t> available_memory() const override;
+  std::uint64_t weight_bytes(const HostWeight& weight) const override;
+  std::uint64_t scratch_bytes(const BackendConfig& config) const override;
+  Result<Weight> load(const HostWeight& weight) override;
+  Status configure(const BackendConfig& config) override;
+  Result<Buffer> allocate(std::size_t bytes) override;
+  void upload(void* device, const void* host, std::size_t bytes) override;
+  Status download(void* host, const void* device, std::size_t bytes) override;
+
+  Result<std::int32_t> new_page() override;
+  void free_page(std::int32_t page) override;
+  Result<std::int32_t> new_tail() override;
+  void free_tail(std::int32_t tail) override;
+  void copy_page(std::int32_t to, std::int32_t from) override;
+  void copy_tail(std::int32_t to, std::int32_t from) override;
+  Status read_page(std::int32_t page, std::span<std::byte> host) override;
+  void write_page(std::int32_t page, std::span<const std::byte> host) override;
+  Status read_tail(std::int32_t tail, std::span<std::byte> host) override;
+  void write_tail(std::int32_t tail, std::span<const std::byte> host) override;
+
+  void begin(const BatchView& batch) override;
+  void embed(const EmbedArgs& args) override;
+  void hc_pre(const HcPreArgs& args) override;
+  void rms_norm(const RmsNormArgs& args) override;
+  void query_heads(const QueryHeadsArgs& args) override;
+  void window_kv(const WindowKvArgs& args) override;
+  void compress(const CompressArgs& args) override;
+  void index_topk(const IndexTopkArgs& args) override;
+  void sparse_attention(const SparseAttentionArgs& args) override;
+  void attention_output(const AttentionOutputArgs& args) override;
+  void hc_post(const HcPostArgs& args) override;
+  void route(const RouteArgs& args) override;
+  void experts(const ExpertsArgs& args) override;
+  void hc_head(const HcHeadArgs& args) override;
+  void logits(const LogitsArgs& args) override;
+  Status wait() override;
+
+ private:
+  /// Equal slots of one allocation.
+  struct Slots {
+    std::byte* base = nullptr;
+    std::uint64_t bytes = 0;
+    std::vector<std::int32_t> free;
+    std::byte* at(std::int32_t slot) const { return base + static_cast<std::uint64_t>(slot) * bytes; }
+  };
+  enum class Mode { kEager, kRecord, kReplay };
+  using StepKey = std::tuple<int, int, std::int64_t>;  // rows, logit rows, context rounded up
+  struct Recording {
+    int seen = 0;
+    std::uint64_t calls = 0;  // hash of the op calls
+    cudaGraphExec_t graph = nullptr;
+  };
+
+  Status reserve(Slots& slots, std::uint64_t bytes, int count, const char* what);
+  Result<std::int32_t> take(Slots& slots, const char* what);
+
+  /// Every op begins here: false when the step is replayed and there is nothing to do.
+  bool enqueue(int op, const void* argument);
+  /// Runs what waits for a neighbour.
+  void flush();
+  /// Ends a recording or starts a replay.
+  void finish_step();
+  void drop_recording();
+
+  const Matrix& matrix(const Weight& weight) const { return *static_cast<const Matrix*>(weight.data); }
+  const float* vector(const Weight& weight) const { return reinterpret_cast<const float*>(matrix(weight).data); }
+  const LayerKvLayout& layer(int number) const { return config_.kv.layers[static_cast<std::size_t>(number)]; }
+  /// `x` as halves: what the norm left, or converted into `to`.
+  const __half* halves(const float* x, std::int64_t rows, std::int64_t columns, __half* to);
+  /// y = m x for the rows of the batch, tensor cores where the matrix is tiled.
+  void multiply(const Matrix& m, const float* x, std::int64_t rows, float* y, __half* space);
+  void multiply_exactly(const Matrix& m, const float* x, std::int64_t rows, float* y);
+  void run_hc_sums(const HyperConnectionWeights& hc, Tensor streams, const HcPost& post, const std::int32_t* rows_of, int rows,
+                   int controls);
+  void run_mix(const float* norm_weight, __half* y_half);
+
+  cudaStream_t stream() const { return device_.stream(); }
+
+  Device device_;
+  const bool exact_;
+  std::unique_ptr<Uploader> uploader_;  // while weights are loaded
+  const Iq2Tables* iq2_ = nullptr;
+  std::vector<void*> allocations_;
+  std::deque<Matrix> matrices_;
+  BackendConfig config_;
+  Scratch scratch_{};
+  Slots pages_;
+  Slots tails_;
+
+  std::byte* step_host_ = nullptr;  // pinned
+  std::byte* step_device_ = nullptr;
+  std::uint64_t step_bytes_ = 0;
+  Batch batch_{};
+  int logit_rows_ = 0;
+  bool long_segments_ = false;
+  std::int64_t end_position_ = 0;  // of the longest sequence, rounded up in repeatable steps
+  bool in_flight_ = false;
+
+  Mode mode_ = Mode::kEager;
+  StepKey key_{};
+  std::map<StepKey, Recording> recordings_;
+  std::uint64_t calls_ = 0;
+
+  const float* half_source_ = nullptr;  // what half_data_ holds
+  __half* half_data_ = nullptr;
+  const float* qr_source_ = nullptr;    // what scratch_.qr_half holds
+  WindowRows window_{};                 // of the layer at work
+  std::optional<HcPostArgs> pending_post_;
+  std::optional<HcMix> pending_mix_;
+};
+
+}  // namespace ds4::cuda

@@ -1,0 +1,73 @@
+#include "backend/cuda/device.h"
+
+#include <utility>
+
+#include "base/text.h"
+
+namespace ds4::cuda {
+
+namespace {
+
+Error no_device(std::string why) { return Error{ErrorCode::kNoDevice, cat("cuda: ", why)}; }
+
+}  // namespace
+
+Result<Device> Device::open(int ordinal) {
+  int count = 0;
+  const cudaError_t found = cudaGetDeviceCount(&count);
+  if (found == cudaErrorInsufficientDriver)
+    return no_device("no usable NVIDIA driver (libcuda.so.1 is missing or older than this build needs)");
+  if (found != cudaSuccess) return no_device(cudaGetErrorString(found));
+  if (ordinal < 0 || ordinal >= count)
+    return no_device(cat("expected a card in 0..", count - 1, ", found ", ordinal));
+  Device device;
+  device.ordinal_ = ordinal;
+  if (const cudaError_t e = cudaGetDeviceProperties(&device.properties_, ordinal); e != cudaSuccess)
+    return no_device(cudaGetErrorString(e));
+  device.name_ = device.properties_.name;
+  if (device.capability() < 80)
+    return no_device(cat(device.name_, " has compute capability ", device.properties_.major, ".",
+                         device.properties_.minor, ", expected 8.0 (A100, RTX 30) or newer"));
+  if (const cudaError_t e = cudaSetDevice(ordinal); e != cudaSuccess) return no_device(cudaGetErrorString(e));
+  if (const cudaError_t e = cudaStreamCreateWithFlags(&device.stream_, cudaStreamNonBlocking); e != cudaSuccess)
+    return no_device(cudaGetErrorString(e));
+  return Result<Device>(std::move(device));
+}
+
+Device::Device(Device&& other) noexcept
+    : ordinal_(other.ordinal_),
+      stream_(std::exchange(other.stream_, nullptr)),
+      properties_(other.properties_),
+      name_(std::move(other.name_)),
+      fault_(std::move(other.fault_)) {}
+
+Device::~Device() {
+  if (stream_ != nullptr) cudaStreamDestroy(stream_);
+}
+
+bool Device::check(cudaError_t code, const char* what) {
+  if (code == cudaSuccess) return true;
+  if (fault_.empty()) fault_ = cat(name_, ": ", what, ": ", cudaGetErrorString(code));
+  return false;
+}
+
+Status Device::status() const {
+  if (fault_.empty()) return {};
+  return Error{ErrorCode::kNoDevice, fault_};
+}
+
+Result<void*> Device::allocate(std::size_t bytes, const char* what) {
+  void* memory = nullptr;
+  const cudaError_t e = cudaMalloc(&memory, bytes == 0 ? 1 : bytes);
+  if (e == cudaSuccess) return memory;
+  cudaGetLastError();  // a refusal is not a fault
+  std::size_t free = 0;
+  std::size_t total = 0;
+  cudaMemGetInfo(&free, &total);
+  return Error{ErrorCode::kOutOfMemory, cat(name_, ": ", what, " needs ", human_bytes(bytes), ", ", human_bytes(free),
+                                            " of ", human_bytes(total), " are free")};
+}
+
+void Device::release(void* memory) { cudaFree(memory); }
+
+}  // namespace ds4::cuda

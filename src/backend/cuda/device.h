@@ -1,0 +1,47 @@
+// One card: its stream, its memory, and the first fault. CUDA errors are sticky, so after a fault every call fails; the
+// first one is kept and reported by status().
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "base/result.h"
+
+namespace ds4::cuda {
+
+class Device {
+ public:
+  /// Selects card `ordinal` for the calling thread.
+  static Result<Device> open(int ordinal);
+  Device(Device&& other) noexcept;
+  Device& operator=(Device&&) = delete;
+  ~Device();
+
+  /// Remembers the first error; true when `code` is success.
+  bool check(cudaError_t code, const char* what);
+  /// The launch just made.
+  void launched(const char* kernel) { check(cudaGetLastError(), kernel); }
+  Status status() const;
+
+  Result<void*> allocate(std::size_t bytes, const char* what);
+  static void release(void* memory);
+
+  cudaStream_t stream() const { return stream_; }
+  int multiprocessors() const { return properties_.multiProcessorCount; }
+  std::size_t shared_memory() const { return properties_.sharedMemPerBlockOptin; }
+  int capability() const { return properties_.major * 10 + properties_.minor; }
+  const std::string& name() const { return name_; }
+
+ private:
+  Device() = default;
+  int ordinal_ = 0;
+  cudaStream_t stream_ = nullptr;
+  cudaDeviceProp properties_{};
+  std::string name_;
+  std::string fault_;
+};
+
+}  // namespace ds4::cuda

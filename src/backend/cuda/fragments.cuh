@@ -1,0 +1,344 @@
+// Weights in the order in which tensor cores take them.
+//
+// A matrix [out, in] is cut into tiles of 16 rows by 128 columns. Lane (g, t) = (lane / 4, lane % 4) of a warp owns rows g
+// and g + 8 and the 32 columns 32 t .. 32 t + 31: one block of every format here, so that a lane needs one scale a row.
+// Eight steps of mma.m16n8k16 consume a tile; in step s a lane gives its columns 4 s .. 4 s + 3, and the other operand
+// (activations, f16, natural order) gives the same four. A lane's bytes lie so that a warp loads whole lines.
+//
+// Every format has
+//   kTileBytes          bytes of one tile
+//   Piece piece(tile, lane, u)  the lane's codes for the steps 2 u and 2 u + 1 (u = 0..3), from device or shared memory
+//   Head head(tile, lane)       the lane's scales, as stored
+//   Scales scales(head, pre)    the same, ready to multiply with
+//   expand(...)                 the two steps as operand registers, f16
+// Weights are expanded as value * pre, where pre is a power of two chosen per tensor so that the largest lies well inside
+// the range of f16; results are divided by it.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "backend/cuda/matrix.h"
+#include "quant/dtype.h"
+
+namespace ds4::cuda {
+
+__device__ inline __half2 as_half2(std::uint32_t bits) { return *reinterpret_cast<const __half2*>(&bits); }
+__device__ inline std::uint32_t as_bits(__half2 h) { return *reinterpret_cast<const std::uint32_t*>(&h); }
+__device__ inline __half2 both(float v) { return __float2half2_rn(v); }
+
+template <typename T>
+__device__ inline T load_at(const std::byte* at) {
+  return *reinterpret_cast<const T*>(at);
+}
+
+/// Two steps of the weight operand: registers in the order of mma.m16n8k16.
+struct StepPair {
+  std::uint32_t a[2][4];
+};
+
+struct FragmentF16 {
+  static constexpr DType kType = DType::kF16;
+  static constexpr int kTileBytes = 4096;
+  static constexpr bool kTable = false;
+  struct Piece {
+    uint4 a, b;
+  };
+  struct Head {};
+  struct Scales {};
+  __device__ static Piece piece(const std::byte* tile, int lane, int u) {
+    return {load_at<uint4>(tile + (2 * u * 32 + lane) * 16), load_at<uint4>(tile + ((2 * u + 1) * 32 + lane) * 16)};
+  }
+  __device__ static Head head(const std::byte*, int) { return {}; }
+  __device__ static Scales scales(const Head&, float) { return {}; }
+  __device__ static StepPair expand(const Piece& p, const Scales&, int, const uint2*) {
+    return {{{p.a.x, p.a.y, p.a.z, p.a.w}, {p.b.x, p.b.y, p.b.z, p.b.w}}};
+  }
+};
+
+struct FragmentBF16 {
+  static constexpr DType kType = DType::kBF16;
+  static constexpr int kTileBytes = 4096;
+  static constexpr bool kTable = false;
+  using Piece = FragmentF16::Piece;
+  struct Head {};
+  struct Scales {
+    float pre;
+  };
+  __device__ static Piece piece(const std::byte* tile, int lane, int u) { return FragmentF16::piece(tile, lane, u); }
+  __device__ static Head head(const std::byte*, int) { return {}; }
+  __device__ static Scales scales(const Head&, float pre) { return {pre}; }
+  __device__ static std::uint32_t convert(std::uint32_t two, float pre) {
+    return as_bits(__floats2half2_rn(__uint_as_float(two << 16) * pre, __uint_as_float(two & 0xffff0000u) * pre));
+  }
+  __device__ static StepPair expand(const Piece& p, const Scales& s, int, const uint2*) {
+    return {{{convert(p.a.x, s.pre), convert(p.a.y, s.pre), convert(p.a.z, s.pre), convert(p.a.w, s.pre)},
+             {convert(p.b.x, s.pre), convert(p.b.y, s.pre), convert(p.b.z, s.pre), convert(p.b.w, s.pre)}}};
+  }
+};
+
+/// [u][lane]: 4 values of row g, 4 of row g + 8, for two steps, as q + 128. Then [lane] the f16 scales of both rows.
+struct FragmentQ8_0 {
+  static constexpr DType kType = DType::kQ8_0;
+  static constexpr int kTileBytes = 2048 + 128;
+  static constexpr bool kTable = false;
+  using Piece = uint4;
+  using Head = __half2;
+  struct Scales {
+    __half2 d[2];  // row g, row g + 8
+  };
+  __device__ static Piece piece(const std::byte* tile, int lane, int u) {
+    return load_at<uint4>(tile + (u * 32 + lane) * 16);
+  }
+  __device__ static Head head(const std::byte* tile, int lane) { return load_at<__half2>(tile + 2048 + lane * 4); }
+  __device__ static Scales scales(const Head& d, float pre) {
+    return {{both(__low2float(d) * pre), both(__high2float(d) * pre)}};
+  }
+  __device__ static void four(std::uint32_t q, __half2 d, std::uint32_t& low, std::uint32_t& high) {
+    // 0x6400 is 1024 in f16 and its last bit is 1: 0x64qq is 1024 + q. Exact up to the product with the scale.
+    const __half2 bias = as_half2(0x64806480u);
+    low = as_bits(__hmul2(__hsub2(as_half2(__byte_perm(q, 0x64646464u, 0x4140)), bias), d));
+    high = as_bits(__hmul2(__hsub2(as_half2(__byte_perm(q, 0x64646464u, 0x4342)), bias), d));
+  }
+  __device__ static StepPair expand(const Piece& p, const Scales& s, int, const uint2*) {
+    StepPair out;
+    four(p.x, s.d[0], out.a[0][0], out.a[0][2]);
+    four(p.y, s.d[1], out.a[0][1], out.a[0][3]);
+    four(p.z, s.d[0], out.a[1][0], out.a[1][2]);
+    four(p.w, s.d[1], out.a[1][1], out.a[1][3]);
+    return out;
+  }
+};
+
+/// Nibbles of one step: word w has, for operand register j, the low half's nibble at bit 4 j and the high half's at bit
+/// 16 + 4 j.
+///   MXFP4: [u / 2][lane][u % 2] two words. Then [lane] the e8m0 codes of both rows.
+struct FragmentMXFP4 {
+  static constexpr DType kType = DType::kMXFP4;
+  static constexpr int kTileBytes = 1024 + 64;
+  static constexpr bool kTable = false;
+  using Piece = uint2;
+  using Head = std::uint32_t;
+  struct Scales {
+    __half2 d[2];
+  };
+  __device__ static Piece piece(const std::byte* tile, int lane, int u) {
+    return load_at<uint2>(tile + (u / 2 * 32 + lane) * 16 + u % 2 * 8);
+  }
+  __device__ static float factor(std::uint32_t code, float pre) {  // the bits below are 2^-14 of the value
+    return __uint_as_float(code << 23) * 16384.0F * pre;
+  }
+  __device__ static Head head(const std::byte* tile, int lane) {
+    return load_at<std::uint16_t>(tile + 1024 + lane * 2);
+  }
+  __device__ static Scales scales(const Head& codes, float pre) {
+    return {{both(factor(codes & 0xff, pre)), both(factor(codes >> 8, pre))}};
+  }
+  __device__ static void step(std::uint32_t w, const Scales& s, std::uint32_t (&a)[4]) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const std::uint32_t v = w << (12 - 4 * j);  // sign at bit 15, magnitude at 12..14 of each half
+      a[j] = as_bits(__hmul2(as_half2((v & 0x80008000u) | (v >> 3 & 0x0e000e00u)), s.d[j % 2]));
+    }
+  }
+  __device__ static StepPair expand(const Piece& p, const Scales& s, int, const uint2*) {
+    StepPair out;
+    step(p.x, s, out.a[0]);
+    step(p.y, s, out.a[1]);
+    return out;
+  }
+};
+
+/// As MXFP4, then [lane] scale and min of row g, of row g + 8 (6 bits in a byte each), then [row] f16 d and dmin.
+struct FragmentQ4_K {
+  static constexpr DType kType = DType::kQ4_K;
+  static constexpr int kTileBytes = 1024 + 128 + 64;
+  static constexpr bool kTable = false;
+  using Piece = uint2;
+  struct Head {
+    std::uint32_t codes;
+    __half2 low, high;
+  };
+  struct Scales {
+    __half2 d[2];
+    __half2 m[2];  // negative
+  };
+  __device__ static Piece piece(const std::byte* tile, int lane, int u) { return FragmentMXFP4::piece(tile, lane, u); }
+  __device__ static Head head(const std::byte* tile, int lane) {
+    return {load_at<std::uint32_t>(tile + 1024 + lane * 4), load_at<__half2>(tile + 1152 + lane / 4 * 4),
+            load_at<__half2>(tile + 1152 + (lane / 4 + 8) * 4)};
+  }
+  __device__ static Scales scales(const Head& head, float pre) {
+    const auto [codes, low, high] = head;
+    return {{both(__low2float(low) * pre * static_cast<float>(codes & 0xff)),
+             both(__low2float(high) * pre * static_cast<float>(codes >> 16 & 0xff))},
+            {both(-__high2float(low) * pre * static_cast<float>(codes >> 8 & 0xff)),
+             both(-__high2float(high) * pre * static_cast<float>(codes >> 24))}};
+  }
+  __device__ static void step(std::uint32_t w, const Scales& s, std::uint32_t (&a)[4]) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const __half2 q = __hsub2(as_half2((w >> (4 * j) & 0x000f000fu) | 0x64006400u), as_half2(0x64006400u));
+      a[j] = as_bits(__hfma2(q, s.d[j % 2], s.m[j % 2]));
+    }
+  }
+  __device__ static StepPair expand(const Piece& p, const Scales& s, int, const uint2*) {
+    StepPair out;
+    step(p.x, s, out.a[0]);
+    step(p.y, s, out.a[1]);
+    return out;
+  }
+};
+
+/// [lane][u] one word: as the nibbles above with 2 bits, field 4 * (step in the pair) + j. Then [lane] the scale/min bytes
+/// of both sub-blocks of 16 of row g, of row g + 8; then [row] f16 d and dmin.
+struct FragmentQ2_K {
+  static constexpr DType kType = DType::kQ2_K;
+  static constexpr int kTileBytes = 512 + 128 + 64;
+  static constexpr bool kTable = false;
+  using Piece = std::uint32_t;
+  using Head = FragmentQ4_K::Head;
+  struct Scales {
+    __half2 d[2][2];  // [sub-block][row]
+    __half2 m[2][2];  // negative
+  };
+  __device__ static Piece piece(const std::byte* tile, int lane, int u) {
+    return load_at<std::uint32_t>(tile + lane * 16 + u * 4);
+  }
+  __device__ static Head head(const std::byte* tile, int lane) {
+    return {load_at<std::uint32_t>(tile + 512 + lane * 4), load_at<__half2>(tile + 640 + lane / 4 * 4),
+            load_at<__half2>(tile + 640 + (lane / 4 + 8) * 4)};
+  }
+  __device__ static Scales scales(const Head& head, float pre) {
+    const __half2 rows[2] = {head.low, head.high};
+    Scales s;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const float d = __low2float(rows[r]) * pre;
+      const float dmin = -__high2float(rows[r]) * pre;
+#pragma unroll
+      for (int b = 0; b < 2; ++b) {
+        const std::uint32_t code = head.codes >> (16 * r + 8 * b);
+        s.d[b][r] = both(d * static_cast<float>(code & 15));
+        s.m[b][r] = both(dmin * static_cast<float>(code >> 4 & 15));
+      }
+    }
+    return s;
+  }
+  __device__ static StepPair expand(const Piece& p, const Scales& s, int u, const uint2*) {
+    StepPair out;
+#pragma unroll
+    for (int f = 0; f < 8; ++f) {
+      const __half2 q = __hsub2(as_half2((p >> (2 * f) & 0x00030003u) | 0x64006400u), as_half2(0x64006400u));
+      out.a[f / 4][f % 4] = as_bits(__hfma2(q, s.d[u / 2][f % 2], s.m[u / 2][f % 2]));
+    }
+    return out;
+  }
+};
+
+/// [lane]: for row g four grid indices (one an octet) and a word of signs, then the same for row g + 8. In the word, bit p
+/// and bit 16 + p are the signs of the pair p (values 2 p and 2 p + 1 of the 32), except that bits 19, 23, 27, 31 hold the
+/// scale: the last sign of an octet is the parity of the others. Then [row] f16 d.
+struct FragmentIQ2_XXS {
+  static constexpr DType kType = DType::kIQ2_XXS;
+  static constexpr int kTileBytes = 512 + 32;
+  static constexpr bool kTable = true;
+  struct Piece {};  // the head holds it all
+  struct Head {
+    uint4 codes;
+    __half low, high;
+  };
+  struct Scales {
+    std::uint32_t index[2];
+    std::uint32_t signs[2];  // complete
+    __half2 d[2];
+  };
+  __device__ static Piece piece(const std::byte*, int, int) { return {}; }
+  __device__ static std::uint32_t complete(std::uint32_t w) {
+    std::uint32_t parity = (w ^ (w >> 16 & 0x7777u)) & 0xffffu;
+    parity ^= parity >> 2;
+    parity ^= parity >> 1;
+    return (w & 0x7777ffffu) | (parity & 0x1111u) << 19;
+  }
+  __device__ static float db(std::uint32_t w, __half d, float pre) {
+    const std::uint32_t code = (w >> 19 & 1) | (w >> 22 & 2) | (w >> 25 & 4) | (w >> 28 & 8);
+    return __half2float(d) * pre * (0.5F + static_cast<float>(code)) * 0.25F;
+  }
+  __device__ static Head head(const std::byte* tile, int lane) {
+    return {load_at<uint4>(tile + lane * 16), load_at<__half>(tile + 512 + lane / 4 * 2),
+            load_at<__half>(tile + 512 + (lane / 4 + 8) * 2)};
+  }
+  __device__ static Scales scales(const Head& head, float pre) {
+    const uint4& v = head.codes;
+    return {{v.x, v.z}, {complete(v.y), complete(v.w)}, {both(db(v.y, head.low, pre)), both(db(v.w, head.high, pre))}};
+  }
+  __device__ static StepPair expand(const Piece&, const Scales& s, int u, const uint2* table) {
+    // 8, 25, 43 are 0x4800, 0x4e40, 0x5160: their low bytes and high bytes, to be picked by the selectors.
+    constexpr std::uint32_t kLow = 0x00604000u;
+    constexpr std::uint32_t kHigh = 0x00514e48u;
+    StepPair out;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const uint2 select = table[s.index[r] >> (8 * u) & 0xff];
+      const std::uint32_t fields[4] = {select.x, select.x >> 16, select.y, select.y >> 16};
+#pragma unroll
+      for (int pair = 0; pair < 4; ++pair) {
+        const std::uint32_t magnitude = __byte_perm(kLow, kHigh, fields[pair]);
+        const std::uint32_t sign = s.signs[r] << (15 - (4 * u + pair)) & 0x80008000u;
+        out.a[pair / 2][r + 2 * (pair % 2)] = as_bits(__hmul2(as_half2(magnitude ^ sign), s.d[r]));
+      }
+    }
+    return out;
+  }
+};
+
+/// Calls f(Fragment{}) for the format; false when there is none for it.
+template <typename Function>
+inline bool with_fragment(DType type, Function f) {
+  switch (type) {
+    case DType::kF16: return f(FragmentF16{}), true;
+    case DType::kBF16: return f(FragmentBF16{}), true;
+    case DType::kQ8_0: return f(FragmentQ8_0{}), true;
+    case DType::kMXFP4: return f(FragmentMXFP4{}), true;
+    case DType::kQ4_K: return f(FragmentQ4_K{}), true;
+    case DType::kQ2_K: return f(FragmentQ2_K{}), true;
+    case DType::kIQ2_XXS: return f(FragmentIQ2_XXS{}), true;
+    case DType::kF32:
+    case DType::kI32: return false;
+  }
+  return false;
+}
+
+/// The selectors to shared memory, by the whole block.
+__device__ inline void load_iq2_selectors(uint2* shared, const uint2* selectors) {
+  for (int i = threadIdx.x; i < 256; i += blockDim.x) shared[i] = selectors[i];
+  __syncthreads();
+}
+
+/// The same in device code.
+template <typename Function>
+__device__ inline void with_fragment_on_device(DType type, Function f) {
+  switch (type) {
+    case DType::kF16: return f(FragmentF16{});
+    case DType::kBF16: return f(FragmentBF16{});
+    case DType::kQ8_0: return f(FragmentQ8_0{});
+    case DType::kMXFP4: return f(FragmentMXFP4{});
+    case DType::kQ4_K: return f(FragmentQ4_K{});
+    case DType::kQ2_K: return f(FragmentQ2_K{});
+    case DType::kIQ2_XXS: return f(FragmentIQ2_XXS{});
+    default: return;
+  }
+}
+
+/// d += a * b, one step: 16 rows by 8 columns.
+__device__ inline void mma(float (&d)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+}  // namespace ds4::cuda

@@ -1,0 +1,63 @@
+// Manifold-constrained hyper-connections on the card (§2.2), in two kernels a sub-layer: hc_sums reads the streams
+// (after mixing the sub-layer's output into them, if there is one), hc_mix does the rest, the norm included.
+#pragma once
+
+#include <cuda_fp16.h>
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "backend/cuda/matrix.h"
+
+namespace ds4::cuda {
+
+inline constexpr int kMaxStreams = 4;
+inline constexpr int kHcSlices = 32;
+/// Sums of one row and slice: controls, then the products of every two streams.
+inline constexpr int kMaxHcSums = (2 + kMaxStreams) * kMaxStreams + kMaxStreams * (kMaxStreams + 1) / 2;
+
+struct HcPost {
+  const float* o = nullptr;  // [rows, d]; null: nothing to mix in
+  const float* post = nullptr;
+  const float* comb = nullptr;
+};
+
+struct HcSums {
+  float* streams;                  // [.., hc, d]; written when post.o is set
+  const std::int32_t* source_row;  // which row of streams; null: its own
+  HcPost post;
+  Matrix fn;    // [controls, hc * d], as in the file
+  int controls;
+  int streams_count;
+  int hidden;
+  int rows;
+  float* sums;  // out [rows, kHcSlices, kMaxHcSums]
+};
+void hc_sums(const HcSums& p, cudaStream_t stream);
+
+struct HcMix {
+  const float* streams;
+  const std::int32_t* source_row;
+  const float* sums;
+  const float* base;   // [controls]
+  const float* scale;  // [3]; head: [1]
+  bool head;
+  int controls;
+  int streams_count;
+  int hidden;
+  int rows;
+  int iterations;
+  float hc_eps;
+  float rms_eps;
+  float* y;                  // out [rows, d]
+  float* post;               // out [rows, hc]; not for the head
+  float* comb;               // out [rows, hc, hc]
+  const float* norm_weight;  // [d]: y is normalised (§2.3); null: it is not
+  __half* y_half;            // out as well, or null
+};
+void hc_mix(const HcMix& p, cudaStream_t stream);
+
+/// streams[k] = post[k] o + sum_j comb[j][k] streams[j], alone.
+void hc_post(float* streams, const HcPost& post, int streams_count, int hidden, int rows, cudaStream_t stream);
+
+}  // namespace ds4::cuda

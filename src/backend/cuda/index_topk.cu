@@ -1,0 +1,292 @@
+#include "backend/cuda/index_topk.h"
+
+#include <algorithm>
+
+#include "backend/cuda/device_math.cuh"
+#include "backend/cuda/fragments.cuh"
+
+namespace ds4::cuda {
+
+namespace {
+
+/// A warp a (row, head): rotation, then the rounding that matches the stored keys.
+__global__ void __launch_bounds__(128) query_kernel(const Batch batch, const IndexTopk p) {
+  extern __shared__ float shared[];
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  const std::int64_t head = static_cast<std::int64_t>(blockIdx.x) * (blockDim.x / 32) + warp;
+  if (head >= static_cast<std::int64_t>(batch.rows) * p.heads) return;
+  float* v = shared + warp * p.dim;
+  float* query = p.queries + head * p.dim;
+  for (int i = lane; i < p.dim; i += 32) v[i] = query[i];
+  __syncwarp();
+  const std::int64_t position = batch.positions[head / p.heads];
+  for (int i = lane; i < p.pairs; i += 32) {
+    float* pair = v + p.dim - 2 * p.pairs + 2 * i;
+    rotate_pair(pair[0], pair[1], position, p.frequencies[i]);
+  }
+  __syncwarp();
+  if (p.format == KvFormat::kPacked) {
+    warp_hadamard(v, p.dim);
+    warp_round_fp4(v, p.dim, nullptr, nullptr);
+  }
+  for (int i = lane; i < p.dim; i += 32) {
+    query[i] = v[i];
+    p.half_queries[head * p.dim + i] = to_half(v[i]);
+  }
+}
+
+__device__ float score_scale(int dim, int heads) {
+  return static_cast<float>(1.0 / sqrt(static_cast<double>(dim)) / sqrt(static_cast<double>(heads)));
+}
+
+__device__ std::int64_t visible_rows(const Batch& batch, int row, int ratio) { return (batch.positions[row] + 1) / ratio; }
+
+/// Any shape, f32: a warp a (row, key).
+__global__ void __launch_bounds__(256) float_scores_kernel(const Batch batch, const IndexTopk p, int first_row,
+                                                           std::int64_t pitch) {
+  const int row = first_row + blockIdx.y;
+  const int lane = threadIdx.x % 32;
+  const std::int64_t key = static_cast<std::int64_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
+  if (key >= visible_rows(batch, row, p.ratio)) return;
+  const RowPlace place = batch.row_in_pages(batch.segments[batch.segment_of[row]], p.store, key);
+  float score = 0;
+  for (int h = 0; h < p.heads; ++h) {
+    const float* q = p.queries + (static_cast<std::int64_t>(row) * p.heads + h) * p.dim;
+    float dot = 0;
+    for (int i = lane; i < p.dim; i += 32) dot += q[i] * index_value(p.format, place, i);
+    score += p.head_weights[static_cast<std::int64_t>(row) * p.heads + h] * fmaxf(warp_sum(dot), 0.0F);
+  }
+  if (lane == 0) p.scores[blockIdx.y * pitch + key] = score * score_scale(p.dim, p.heads);
+}
+
+constexpr int kIndexDim = 128;
+constexpr int kIndexHeads = 64;
+constexpr int kKeys = 128;
+constexpr int kQueryPitch = kIndexDim + 8;  // halves
+
+/// dim 128, 64 heads, packed or f16 keys: block (128 keys, kQueryRows rows). Each of eight warps keeps 16 keys in
+/// registers as the second operand and meets one row's 64 heads after the other.
+template <int kQueryRows>
+__global__ void __launch_bounds__(256) half_scores_kernel(const Batch batch, const IndexTopk p, int first_row, int rows,
+                                                          std::int64_t pitch) {
+  __shared__ __align__(16) __half keys[kKeys][kQueryPitch];
+  auto* query = keys;  // the keys move to registers and leave their place to the queries
+  __shared__ float weights[kIndexHeads];
+  const int thread = threadIdx.x;
+  const int warp = thread / 32;
+  const int lane = thread % 32;
+  const std::int64_t first_key = static_cast<std::int64_t>(blockIdx.x) * kKeys;
+  int loaded_segment = -1;
+  std::uint32_t b[8][2][2];  // [step][keys 0..7 | 8..15][register]
+  for (int i = 0; i < kQueryRows; ++i) {
+    const int local = blockIdx.y * kQueryRows + i;
+    if (local >= rows) break;
+    const int row = first_row + local;
+    const std::int64_t visible = visible_rows(batch, row, p.ratio);
+    if (first_key >= visible) continue;
+    const int segment_number = batch.segment_of[row];
+    if (segment_number != loaded_segment) {
+      // All keys that any row of the segment in this block may see; later rows see more.
+      const SegmentView& segment = batch.segments[segment_number];
+      const std::int64_t stored = (segment.first_position + segment.rows) / p.ratio;
+      __syncthreads();
+      for (int k = warp; k < kKeys; k += 8) {
+        const std::int64_t key = first_key + k;
+        if (key >= stored) {
+          for (int d = lane; d < kIndexDim; d += 32) keys[k][d] = __half(0.0F);
+          continue;
+        }
+        const RowPlace place = batch.row_in_pages(segment, p.store, key);
+        for (int d = lane; d < kIndexDim; d += 32) keys[k][d] = __float2half_rn(index_value(p.format, place, d));
+      }
+      __syncthreads();
+#pragma unroll
+      for (int s = 0; s < 8; ++s)
+#pragma unroll
+        for (int n = 0; n < 2; ++n) {
+          const __half* key = keys[warp * 16 + n * 8 + lane / 4] + s * 16 + lane % 4 * 2;
+          b[s][n][0] = *reinterpret_cast<const std::uint32_t*>(key);
+          b[s][n][1] = *reinterpret_cast<const std::uint32_t*>(key + 8);
+        }
+      loaded_segment = segment_number;
+    }
+    __syncthreads();
+    const __half* q = p.half_queries + static_cast<std::int64_t>(row) * kIndexHeads * kIndexDim;
+    for (int c = thread; c < kIndexHeads * kIndexDim / 8; c += 256)
+      *reinterpret_cast<uint4*>(&query[c / 16][c % 16 * 8]) = reinterpret_cast<const uint4*>(q)[c];
+    if (thread < kIndexHeads) weights[thread] = p.head_weights[static_cast<std::int64_t>(row) * kIndexHeads + thread];
+    __syncthreads();
+    float score[2][2] = {};
+#pragma unroll
+    for (int m = 0; m < 4; ++m) {
+      float dots[2][4] = {};
+#pragma unroll
+      for (int s = 0; s < 8; ++s) {
+        std::uint32_t a[4];
+        const __half* at = query[m * 16 + lane / 4] + s * 16 + lane % 4 * 2;
+        a[0] = *reinterpret_cast<const std::uint32_t*>(at);
+        a[1] = *reinterpret_cast<const std::uint32_t*>(at + 8 * kQueryPitch);
+        a[2] = *reinterpret_cast<const std::uint32_t*>(at + 8);
+        a[3] = *reinterpret_cast<const std::uint32_t*>(at + 8 * kQueryPitch + 8);
+        mma(dots[0], a, b[s][0][0], b[s][0][1]);
+        mma(dots[1], a, b[s][1][0], b[s][1][1]);
+      }
+      const float low = weights[m * 16 + lane / 4];
+      const float high = weights[m * 16 + lane / 4 + 8];
+#pragma unroll
+      for (int n = 0; n < 2; ++n)
+#pragma unroll
+        for (int e = 0; e < 2; ++e)
+          score[n][e] += low * fmaxf(dots[n][e], 0.0F) + high * fmaxf(dots[n][2 + e], 0.0F);
+    }
+    const float scale = score_scale(kIndexDim, kIndexHeads);
+#pragma unroll
+    for (int n = 0; n < 2; ++n)
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        float v = score[n][e];
+        v += __shfl_xor_sync(~0u, v, 4);
+        v += __shfl_xor_sync(~0u, v, 8);
+        v += __shfl_xor_sync(~0u, v, 16);
+        const std::int64_t key = first_key + warp * 16 + n * 8 + lane % 4 * 2 + e;
+        if (lane < 4 && key < visible) p.scores[local * pitch + key] = v * scale;
+      }
+  }
+}
+
+/// Order of floats as order of unsigned numbers.
+__device__ std::uint32_t sortable(float v) {
+  const std::uint32_t bits = __float_as_uint(v);
+  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+}
+
+constexpr int kSelectThreads = 512;
+
+/// A block a row: the topk largest in ascending order of row number, ties to the lower row. Three passes over the digits
+/// of the scores find the smallest kept score; a last one writes what lies above and the first of its equals.
+__global__ void __launch_bounds__(kSelectThreads) select_kernel(const Batch batch, const IndexTopk p, int first_row,
+                                                                std::int64_t pitch) {
+  __shared__ int histogram[2048];
+  __shared__ int counts[kSelectThreads / 32][2];
+  __shared__ int chosen_digit;
+  __shared__ int left;
+  const int row = first_row + blockIdx.x;
+  const std::int64_t visible = visible_rows(batch, row, p.ratio);
+  std::int32_t* selected = p.selected + static_cast<std::int64_t>(row) * p.topk;
+  const int kept = static_cast<int>(min(visible, static_cast<std::int64_t>(p.topk)));
+  if (threadIdx.x == 0) p.count[row] = kept;
+  if (visible <= p.topk) {
+    for (int i = threadIdx.x; i < kept; i += kSelectThreads) selected[i] = i;
+    return;
+  }
+  const float* scores = p.scores + blockIdx.x * pitch;
+  std::uint32_t prefix = 0;
+  std::uint32_t mask = 0;
+  if (threadIdx.x == 0) left = kept;
+  for (const int shift : {21, 10, 0}) {
+    const int digits = shift == 0 ? 1024 : 2048;
+    for (int i = threadIdx.x; i < digits; i += kSelectThreads) histogram[i] = 0;
+    __syncthreads();
+    for (std::int64_t i = threadIdx.x; i < visible; i += kSelectThreads) {
+      const std::uint32_t key = sortable(scores[i]);
+      if ((key & mask) == prefix) atomicAdd(histogram + (key >> shift & (digits - 1)), 1);
+    }
+    __syncthreads();
+    if (threadIdx.x < 32) {  // the digit where the count from above reaches `left`
+      int above = 0;
+      for (int base = digits - 32; base >= 0; base -= 32) {
+        const int mine = histogram[base + 31 - threadIdx.x];
+        int sum = mine;
+        for (int step = 1; step < 32; step *= 2) {
+          const int other = __shfl_up_sync(~0u, sum, step);
+          if (static_cast<int>(threadIdx.x) >= step) sum += other;
+        }
+        const unsigned reached = __ballot_sync(~0u, above + sum >= left);
+        if (reached != 0) {
+          const int at = __ffs(static_cast<int>(reached)) - 1;
+          const int before = __shfl_sync(~0u, sum - mine, at);
+          if (threadIdx.x == 0) {
+            chosen_digit = base + 31 - at;
+            left -= above + before;
+          }
+          break;
+        }
+        above += __shfl_sync(~0u, sum, 31);
+      }
+    }
+    __syncthreads();
+    prefix |= static_cast<std::uint32_t>(chosen_digit) << shift;
+    mask |= static_cast<std::uint32_t>(digits - 1) << shift;
+    __syncthreads();
+  }
+  // `prefix` is the smallest kept score; `left` of its equals are kept.
+  const int equals = left;
+  int written = 0;
+  int equal_seen = 0;
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  for (std::int64_t base = 0; base < visible; base += kSelectThreads) {
+    const std::int64_t i = base + threadIdx.x;
+    const std::uint32_t key = i < visible ? sortable(scores[i]) : 0;
+    const bool above = i < visible && key > prefix;
+    const bool equal = i < visible && key == prefix;
+    const unsigned above_mask = __ballot_sync(~0u, above);
+    const unsigned equal_mask = __ballot_sync(~0u, equal);
+    if (lane == 0) counts[warp][0] = __popc(above_mask), counts[warp][1] = __popc(equal_mask);
+    __syncthreads();
+    int above_before = 0;
+    int equal_before = 0;
+    int above_total = 0;
+    int equal_total = 0;
+    for (int w = 0; w < kSelectThreads / 32; ++w) {
+      if (w < warp) above_before += counts[w][0], equal_before += counts[w][1];
+      above_total += counts[w][0];
+      equal_total += counts[w][1];
+    }
+    const unsigned lower = (1u << lane) - 1;
+    above_before += __popc(above_mask & lower);
+    equal_before += __popc(equal_mask & lower);
+    const int equals_kept_before = min(equals, equal_seen + equal_before);
+    const bool keep = above || (equal && equal_seen + equal_before < equals);
+    if (keep) selected[written + above_before + equals_kept_before - min(equals, equal_seen)] = static_cast<std::int32_t>(i);
+    written += above_total + min(equals, equal_seen + equal_total) - min(equals, equal_seen);
+    equal_seen += equal_total;
+    __syncthreads();
+  }
+}
+
+/// Everything is visible and kept: no scores needed.
+__global__ void take_all_kernel(const Batch batch, const IndexTopk p) {
+  const int row = blockIdx.x;
+  const auto visible = static_cast<int>(visible_rows(batch, row, p.ratio));
+  if (threadIdx.x == 0) p.count[row] = visible;
+  for (int i = threadIdx.x; i < visible; i += blockDim.x) p.selected[static_cast<std::int64_t>(row) * p.topk + i] = i;
+}
+
+}  // namespace
+
+void index_topk(const Batch& batch, const IndexTopk& p, cudaStream_t stream) {
+  if (p.max_visible <= p.topk) {
+    take_all_kernel<<<static_cast<unsigned>(batch.rows), 128, 0, stream>>>(batch, p);
+    return;
+  }
+  const auto heads = static_cast<unsigned>((static_cast<std::int64_t>(batch.rows) * p.heads + 3) / 4);
+  query_kernel<<<heads, 128, static_cast<std::size_t>(p.dim) * 4 * sizeof(float), stream>>>(batch, p);
+  const std::int64_t pitch = (p.max_visible + 127) / 128 * 128;
+  const bool half = !p.exact && p.dim == kIndexDim && p.heads == kIndexHeads && p.format != KvFormat::kF32;
+  for (int first = 0; first < batch.rows; first += p.score_rows) {
+    const int rows = std::min(p.score_rows, batch.rows - first);
+    if (half) {
+      const auto key_blocks = static_cast<unsigned>(pitch / kKeys);
+      if (rows < 16) half_scores_kernel<1><<<dim3(key_blocks, static_cast<unsigned>(rows)), 256, 0, stream>>>(batch, p, first, rows, pitch);
+      else half_scores_kernel<16><<<dim3(key_blocks, static_cast<unsigned>((rows + 15) / 16)), 256, 0, stream>>>(batch, p, first, rows, pitch);
+    } else {
+      const dim3 grid(static_cast<unsigned>((p.max_visible + 7) / 8), static_cast<unsigned>(rows));
+      float_scores_kernel<<<grid, 256, 0, stream>>>(batch, p, first, pitch);
+    }
+    select_kernel<<<static_cast<unsigned>(rows), kSelectThreads, 0, stream>>>(batch, p, first, pitch);
+  }
+}
+
+}  // namespace ds4::cuda

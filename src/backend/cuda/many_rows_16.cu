@@ -1,0 +1,10 @@
+#include "backend/cuda/many_rows.cuh"
+
+namespace ds4::cuda {
+
+void many_rows_16(Output output, const ManyRows& p, std::int64_t blocks_of_rows, cudaStream_t stream) {
+  if (p.a.type == DType::kF16) launch_many_rows<FragmentF16>(output, p, blocks_of_rows, stream);
+  else launch_many_rows<FragmentBF16>(output, p, blocks_of_rows, stream);
+}
+
+}  // namespace ds4::cuda

@@ -1,0 +1,399 @@
+// The ops of the CUDA backend, in forward order: which kernels, on which memory.
+#include <algorithm>
+
+#include "backend/cuda/cuda_backend.h"
+#include "backend/cuda/index_topk.h"
+#include "backend/cuda/rows.h"
+#include "backend/cuda/sparse_attention.h"
+#include "base/check.h"
+
+namespace ds4::cuda {
+
+namespace {
+
+enum Op { kEmbed, kHcPre, kNorm, kQuery, kWindow, kCompress, kIndex, kAttention, kOutput, kHcPost, kRoute, kExperts, kHead, kLogits };
+
+States states_of(const StateRing& ring) { return {ring.offset, ring.slots, ring.width}; }
+
+}  // namespace
+
+// --- what ops share
+
+void CudaBackend::flush() {
+  if (pending_mix_) run_mix(nullptr, nullptr);
+  if (!pending_post_) return;
+  const HcPostArgs& p = *pending_post_;
+  cuda::hc_post(p.streams.data, {p.o.data, p.post.data, p.comb.data}, config_.dims.hc, config_.dims.hidden,
+                static_cast<int>(p.o.rows), stream());
+  device_.launched("hc_post");
+  pending_post_.reset();
+}
+
+const __half* CudaBackend::halves(const float* x, std::int64_t rows, std::int64_t columns, __half* to) {
+  if (x == half_source_) return half_data_;
+  if (x == qr_source_) return scratch_.qr_half;
+  convert_to_half(x, rows, columns, to, stream());
+  device_.launched("convert_to_half");
+  return to;
+}
+
+void CudaBackend::multiply(const Matrix& m, const float* x, std::int64_t rows, float* y, __half* space) {
+  const Product p{.m = m, .outs = m.out, .rows = rows, .x_stride = m.in, .y = y, .y_stride = m.out};
+  if (m.tiled) half_product(p, halves(x, rows, m.in, space), stream());
+  else file_product(p, x, stream());
+  device_.launched("product");
+}
+
+void CudaBackend::multiply_exactly(const Matrix& m, const float* x, std::int64_t rows, float* y) {
+  const Product p{.m = m, .outs = m.out, .rows = rows, .x_stride = m.in, .y = y, .y_stride = m.out};
+  if (m.tiled) float_product(p, x, stream());
+  else file_product(p, x, stream());
+  device_.launched("exact product");
+}
+
+void CudaBackend::run_hc_sums(const HyperConnectionWeights& hc, Tensor streams, const HcPost& post,
+                              const std::int32_t* rows_of, int rows, int controls) {
+  hc_sums({.streams = streams.data,
+           .source_row = rows_of,
+           .post = post,
+           .fn = matrix(hc.fn),
+           .controls = controls,
+           .streams_count = config_.dims.hc,
+           .hidden = config_.dims.hidden,
+           .rows = rows,
+           .sums = scratch_.hc_sums},
+          stream());
+  device_.launched("hc_sums");
+}
+
+void CudaBackend::run_mix(const float* norm_weight, __half* y_half) {
+  pending_mix_->norm_weight = norm_weight;
+  pending_mix_->y_half = y_half;
+  hc_mix(*pending_mix_, stream());
+  device_.launched("hc_mix");
+  pending_mix_.reset();
+}
+
+// --- the ops
+
+void CudaBackend::embed(const EmbedArgs& args) {
+  if (!enqueue(kEmbed, args.streams.data)) return;
+  flush();
+  embed_rows(matrix(args.table), batch_.tokens, batch_.rows, config_.dims.hc, args.streams.data, stream());
+  device_.launched("embed");
+}
+
+void CudaBackend::hc_pre(const HcPreArgs& args) {
+  if (!enqueue(kHcPre, args.y.data)) return;
+  HcPost post;
+  if (pending_post_ && !pending_mix_ && pending_post_->streams.data == args.streams.data) {
+    post = {pending_post_->o.data, pending_post_->post.data, pending_post_->comb.data};
+    pending_post_.reset();
+  }
+  flush();
+  const Dims& d = config_.dims;
+  const int rows = static_cast<int>(args.y.rows);
+  run_hc_sums(args.hc, args.streams, post, nullptr, rows, d.hc_controls());
+  half_source_ = nullptr;
+  pending_mix_ = HcMix{.streams = args.streams.data,
+                       .source_row = nullptr,
+                       .sums = scratch_.hc_sums,
+                       .base = vector(args.hc.base),
+                       .scale = vector(args.hc.scale),
+                       .head = false,
+                       .controls = d.hc_controls(),
+                       .streams_count = d.hc,
+                       .hidden = d.hidden,
+                       .rows = rows,
+                       .iterations = d.sinkhorn_iterations,
+                       .hc_eps = d.hc_eps,
+                       .rms_eps = d.rms_eps,
+                       .y = args.y.data,
+                       .post = args.post.data,
+                       .comb = args.comb.data,
+                       .norm_weight = nullptr,
+                       .y_half = nullptr};
+}
+
+void CudaBackend::hc_head(const HcHeadArgs& args) {
+  if (!enqueue(kHead, args.h.data)) return;
+  flush();
+  const Dims& d = config_.dims;
+  run_hc_sums(args.hc, args.streams, {}, batch_.logit_rows, logit_rows_, d.hc);
+  half_source_ = nullptr;
+  pending_mix_ = HcMix{.streams = args.streams.data,
+                       .source_row = batch_.logit_rows,
+                       .sums = scratch_.hc_sums,
+                       .base = vector(args.hc.base),
+                       .scale = vector(args.hc.scale),
+                       .head = true,
+                       .controls = d.hc,
+                       .streams_count = d.hc,
+                       .hidden = d.hidden,
+                       .rows = logit_rows_,
+                       .iterations = 0,
+                       .hc_eps = d.hc_eps,
+                       .rms_eps = d.rms_eps,
+                       .y = args.h.data,
+                       .post = nullptr,
+                       .comb = nullptr,
+                       .norm_weight = nullptr,
+                       .y_half = nullptr};
+}
+
+void CudaBackend::hc_post(const HcPostArgs& args) {
+  if (!enqueue(kHcPost, args.o.data)) return;
+  flush();
+  pending_post_ = args;
+}
+
+void CudaBackend::rms_norm(const RmsNormArgs& args) {
+  if (!enqueue(kNorm, args.y.data)) return;
+  const auto width = static_cast<int>(args.x.cols);
+  const bool follows = pending_mix_ && pending_mix_->y == args.x.data && args.y.data == args.x.data;
+  if (!follows) flush();
+  half_source_ = args.y.data;
+  half_data_ = follows && pending_mix_->head ? scratch_.head_half : scratch_.mixed_half;
+  if (args.x.rows > config_.max_rows || width > config_.dims.hidden) half_source_ = nullptr, half_data_ = nullptr;
+  if (follows) {
+    run_mix(vector(args.weight), half_data_);
+  } else {
+    norm_rows(args.x.data, vector(args.weight), config_.dims.rms_eps, args.x.rows, width, args.y.data, half_data_, stream());
+    device_.launched("rms_norm");
+  }
+}
+
+void CudaBackend::query_heads(const QueryHeadsArgs& args) {
+  if (!enqueue(kQuery, args.q.data)) return;
+  flush();
+  const Dims& d = config_.dims;
+  multiply(matrix(args.q_a), args.x.data, batch_.rows, args.qr.data, scratch_.wide_half);
+  norm_rows(args.qr.data, vector(args.q_a_norm), d.rms_eps, batch_.rows, d.q_lora, args.qr.data, scratch_.qr_half, stream());
+  qr_source_ = args.qr.data;
+  multiply(matrix(args.q_b), args.qr.data, batch_.rows, args.q.data, scratch_.wide_half);
+  finish_heads(args.q.data, batch_.positions, args.rope.data, static_cast<int>(args.rope.cols), d.heads, d.head_dim, d.rms_eps,
+               batch_.rows, stream());
+  device_.launched("query_heads");
+}
+
+void CudaBackend::window_kv(const WindowKvArgs& args) {
+  if (!enqueue(kWindow, args.x.data)) return;
+  flush();
+  const Dims& d = config_.dims;
+  multiply(matrix(args.kv), args.x.data, batch_.rows, scratch_.kv, scratch_.wide_half);
+  window_ = WindowRows{.kv = scratch_.kv,
+                       .weight = vector(args.kv_norm),
+                       .frequencies = args.rope.data,
+                       .pairs = static_cast<int>(args.rope.cols),
+                       .head_dim = d.head_dim,
+                       .eps = d.rms_eps,
+                       .format = config_.kv.format,
+                       .ring = rows_of(layer(args.layer).window),
+                       .fresh = scratch_.fresh_rows};
+  make_window_rows(batch_, window_, stream());
+  device_.launched("window_kv");
+}
+
+void CudaBackend::compress(const CompressArgs& args) {
+  if (!enqueue(kCompress, args.x.data)) return;
+  flush();
+  const Dims& d = config_.dims;
+  const LayerKvLayout& kv = layer(args.layer);
+  const bool indexer = args.kind == CompressorKind::kIndexer;
+  multiply(matrix(args.weights.kv), args.x.data, batch_.rows, scratch_.z, scratch_.wide_half);
+  multiply(matrix(args.weights.gate), args.x.data, batch_.rows, scratch_.g, scratch_.wide_half);
+  compress_rows(batch_,
+                {.z = scratch_.z,
+                 .g = scratch_.g,
+                 .ape = matrix(args.weights.ape),
+                 .norm = vector(args.weights.norm),
+                 .frequencies = args.rope.data,
+                 .pairs = static_cast<int>(args.rope.cols),
+                 .ratio = kv.ratio,
+                 .row_width = indexer ? d.index_dim : d.head_dim,
+                 .eps = d.rms_eps,
+                 .format = config_.kv.format,
+                 .indexer = indexer,
+                 .states = states_of(indexer ? kv.index_state : kv.state),
+                 .store = rows_of(indexer ? kv.index : kv.compressed)},
+                long_segments_, stream());
+  device_.launched("compress");
+}
+
+void CudaBackend::index_topk(const IndexTopkArgs& args) {
+  if (!enqueue(kIndex, args.selected.data)) return;
+  flush();
+  const Dims& d = config_.dims;
+  const int ratio = layer(args.layer).ratio;
+  const std::int64_t max_visible = end_position_ / ratio;
+  if (max_visible > d.index_topk) {
+    multiply(matrix(args.q_b), args.qr.data, batch_.rows, scratch_.index_queries, scratch_.wide_half);
+    multiply(matrix(args.proj), args.x.data, batch_.rows, scratch_.index_weights, scratch_.wide_half);
+  }
+  cuda::index_topk(batch_,
+                   {.queries = scratch_.index_queries,
+                    .head_weights = scratch_.index_weights,
+                    .frequencies = args.rope.data,
+                    .pairs = static_cast<int>(args.rope.cols),
+                    .heads = d.index_heads,
+                    .dim = d.index_dim,
+                    .topk = d.index_topk,
+                    .ratio = ratio,
+                    .format = config_.kv.format,
+                    .store = rows_of(layer(args.layer).index),
+                    .max_visible = max_visible,
+                    .scores = scratch_.index_scores,
+                    .half_queries = scratch_.index_half,
+                    .score_rows = scratch_.score_rows,
+                    .selected = args.selected.data,
+                    .count = args.count.data,
+                    .exact = exact_},
+                   stream());
+  device_.launched("index_topk");
+}
+
+void CudaBackend::sparse_attention(const SparseAttentionArgs& args) {
+  if (!enqueue(kAttention, args.o.data)) return;
+  flush();
+  const Dims& d = config_.dims;
+  const LayerKvLayout& kv = layer(args.layer);
+  const std::int64_t visible = kv.ratio == 0 ? 0 : end_position_ / kv.ratio;
+  const bool selects = args.selected.data != nullptr;
+  cuda::sparse_attention(batch_,
+                         {.q = args.q.data,
+                          .sinks = vector(args.sinks),
+                          .frequencies = args.rope.data,
+                          .pairs = static_cast<int>(args.rope.cols),
+                          .heads = d.heads,
+                          .head_dim = d.head_dim,
+                          .window = d.window,
+                          .ratio = kv.ratio,
+                          .format = config_.kv.format,
+                          .ring = rows_of(kv.window),
+                          .compressed = rows_of(kv.compressed),
+                          .fresh = scratch_.fresh_rows,
+                          .selected = kv.ratio == 0 ? nullptr : args.selected.data,
+                          .count = args.count.data,
+                          .topk = d.index_topk,
+                          .max_keys = d.window + (selects ? std::min<std::int64_t>(d.index_topk, visible) : visible),
+                          .multiprocessors = device_.multiprocessors(),
+                          .exact = exact_,
+                          .parts = scratch_.attention_parts,
+                          .o = args.o.data},
+                         stream());
+  device_.launched("sparse_attention");
+  if (long_segments_) {  // only now may the new rows replace old ones
+    store_window_rows(batch_, window_, stream());
+    device_.launched("storing window rows");
+  }
+}
+
+void CudaBackend::attention_output(const AttentionOutputArgs& args) {
+  if (!enqueue(kOutput, args.y.data)) return;
+  flush();
+  const Dims& d = config_.dims;
+  const Matrix& a = matrix(args.output_a);
+  DS4_CHECK(!a.tiled || d.o_lora % kTileRows == 0);
+  const std::int64_t low_rank = std::int64_t{d.o_groups} * d.o_lora;
+  const __half* o = a.tiled ? halves(args.o.data, batch_.rows, args.o.cols, scratch_.wide_half) : nullptr;
+  for (int g = 0; g < d.o_groups; ++g) {
+    const Product p{.m = a,
+                    .first_out = std::int64_t{g} * d.o_lora,
+                    .outs = d.o_lora,
+                    .rows = batch_.rows,
+                    .x_stride = args.o.cols,
+                    .y = scratch_.low_rank + std::int64_t{g} * d.o_lora,
+                    .y_stride = low_rank};
+    if (a.tiled) half_product(p, o + g * a.in, stream());
+    else file_product(p, args.o.data + g * a.in, stream());
+    device_.launched("output_a");
+  }
+  multiply(matrix(args.output_b), scratch_.low_rank, batch_.rows, args.y.data, scratch_.wide_half);
+}
+
+void CudaBackend::route(const RouteArgs& args) {
+  if (!enqueue(kRoute, args.experts.data)) return;
+  flush();
+  const Dims& d = config_.dims;
+  multiply_exactly(matrix(args.gate), args.x.data, batch_.rows, scratch_.route_logits);
+  choose_experts({.logits = scratch_.route_logits,
+                  .bias = args.bias.present() ? vector(args.bias) : nullptr,
+                  .token_experts = args.token_experts.present()
+                                       ? reinterpret_cast<const std::int32_t*>(matrix(args.token_experts).data)
+                                       : nullptr,
+                  .tokens = batch_.tokens,
+                  .experts = d.experts,
+                  .used = d.experts_used,
+                  .rows = batch_.rows,
+                  .scale = d.route_scale,
+                  .chosen = args.experts.data,
+                  .weights = args.weights.data},
+                 stream());
+  device_.launched("route");
+}
+
+void CudaBackend::experts(const ExpertsArgs& args) {
+  if (!enqueue(kExperts, args.y.data)) return;
+  flush();
+  const Dims& d = config_.dims;
+  const ExpertMatrices w{matrix(args.gate),        matrix(args.up),        matrix(args.down),
+                         matrix(args.shared_gate), matrix(args.shared_up), matrix(args.shared_down)};
+  const bool tiled = w.gate.tiled && w.up.tiled && w.down.tiled && w.shared_gate.tiled && w.shared_up.tiled && w.shared_down.tiled;
+  if (!tiled) {
+    file_experts({w.gate, w.up, w.down, w.shared_gate, w.shared_up, w.shared_down, args.x.data, args.experts.data,
+                  args.weights.data, batch_.rows, d.experts_used, args.limit, args.shared_limit, scratch_.pair_out,
+                  scratch_.shared_float, args.y.data},
+                 stream());
+    device_.launched("experts");
+    return;
+  }
+  const __half* x = halves(args.x.data, batch_.rows, d.hidden, scratch_.wide_half);
+  const bool alike = w.gate.type == w.up.type && w.shared_gate.type == w.shared_up.type;
+  if (batch_.rows > kFewRows && alike) {
+    many_experts({.w = w,
+                  .x = x,
+                  .experts = args.experts.data,
+                  .weights = args.weights.data,
+                  .rows = batch_.rows,
+                  .used = d.experts_used,
+                  .limit = args.limit,
+                  .shared_limit = args.shared_limit,
+                  .hidden = scratch_.hidden,
+                  .shared_hidden = scratch_.shared_hidden,
+                  .pair_out = scratch_.pair_out,
+                  .offsets = scratch_.offsets,
+                  .cursors = scratch_.cursors,
+                  .pair_row = scratch_.pair_row,
+                  .pair_weight = scratch_.pair_weight,
+                  .place_of = scratch_.place_of,
+                  .items = scratch_.items,
+                  .item_count = scratch_.item_count,
+                  .y = args.y.data},
+                 stream());
+    device_.launched("experts");
+    return;
+  }
+  for (int first = 0; first < batch_.rows; first += kFewRows) {
+    few_experts({.w = w,
+                 .x = x + std::int64_t{first} * d.hidden,
+                 .experts = args.experts.data + std::int64_t{first} * d.experts_used,
+                 .weights = args.weights.data + std::int64_t{first} * d.experts_used,
+                 .rows = std::min(kFewRows, batch_.rows - first),
+                 .used = d.experts_used,
+                 .limit = args.limit,
+                 .shared_limit = args.shared_limit,
+                 .hidden = scratch_.hidden,
+                 .shared_hidden = scratch_.shared_hidden,
+                 .y = args.y.data + std::int64_t{first} * d.hidden},
+                stream());
+    device_.launched("experts");
+  }
+}
+
+void CudaBackend::logits(const LogitsArgs& args) {
+  if (!enqueue(kLogits, args.logits.data)) return;
+  flush();
+  multiply(matrix(args.output), args.h.data, args.h.rows, args.logits.data, scratch_.wide_half);
+}
+
+}  // namespace ds4::cuda

@@ -1,0 +1,88 @@
+// Matrix times activations, in three ways. Which one runs depends on the matrix and on the number of rows only, and
+// every output is one sum in a fixed order: a row's result does not depend on its neighbours among up to kFewRows rows.
+//
+//   file_product    the weights as in the file, against f32: exact products, slow. Matrices that are not tiled.
+//   float_product   tiles against f32: for what the model wants in FP32 (router, hyper-connections).
+//   half_product    tiles against f16 on the tensor cores, f32 sums: up to kFewRows rows weights stream once through
+//                   registers (bound by memory), beyond that through shared memory with 64 rows at a time.
+#pragma once
+
+#include <cuda_fp16.h>
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "backend/cuda/matrix.h"
+
+namespace ds4::cuda {
+
+inline constexpr int kFewRows = 16;
+
+/// y[r][o] = m[index][first_out + o] . x[r], o < outs.
+struct Product {
+  Matrix m;
+  std::int64_t index = 0;
+  std::int64_t first_out = 0;  // tiled: a multiple of 16
+  std::int64_t outs = 0;
+  std::int64_t rows = 0;
+  std::int64_t x_stride = 0;
+  float* y = nullptr;
+  std::int64_t y_stride = 0;
+};
+
+void file_product(const Product& p, const float* x, cudaStream_t stream);
+void float_product(const Product& p, const float* x, cudaStream_t stream);
+void half_product(const Product& p, const __half* x, cudaStream_t stream);
+
+/// x [rows, columns] to halves, dense.
+void convert_to_half(const float* x, std::int64_t rows, std::int64_t columns, __half* to, cudaStream_t stream);
+
+// --- experts ----------------------------------------------------------------------------------------------------------
+
+struct ExpertMatrices {
+  Matrix gate, up, down;
+  Matrix shared_gate, shared_up, shared_down;
+};
+
+/// Up to kFewRows rows: one pass for gate and up of all chosen experts and the shared one, one for down and the sum.
+struct FewExperts {
+  ExpertMatrices w;
+  const __half* x;               // [rows, d]
+  const std::int32_t* experts;   // [rows, used]
+  const float* weights;          // [rows, used]
+  int rows;
+  int used;
+  float limit;
+  float shared_limit;
+  __half* hidden;         // scratch [rows * used, expert_ff]
+  __half* shared_hidden;  // scratch [rows, shared_ff]
+  float* y;               // [rows, d]
+};
+void few_experts(const FewExperts& e, cudaStream_t stream);
+
+/// Any number of rows: the (row, expert) pairs sorted by expert, each expert's weights read once for up to 64 of them.
+struct ManyExperts {
+  ExpertMatrices w;
+  const __half* x;
+  const std::int32_t* experts;
+  const float* weights;
+  int rows;
+  int used;
+  float limit;
+  float shared_limit;
+  // scratch
+  __half* hidden;          // [rows * used, expert_ff], sorted
+  __half* shared_hidden;   // [rows, shared_ff]
+  float* pair_out;         // [rows * used, d], sorted
+  std::int32_t* offsets;   // [experts + 1]
+  std::int32_t* cursors;   // [experts]
+  std::int32_t* pair_row;  // [rows * used]: row of the pair at a sorted place
+  float* pair_weight;      // [rows * used]
+  std::int32_t* place_of;  // [rows * used]: sorted place of (row, slot)
+  int4* items;             // [rows * used / 64 + experts]: expert, first place, pairs, -
+  std::int32_t* item_count;
+  float* y;
+};
+void many_experts(const ManyExperts& e, cudaStream_t stream);
+
+}  // namespace ds4::cuda

@@ -1,0 +1,94 @@
+// Products of up to kFewRows rows, tensor cores: the weights are read once, at the speed of memory.
+#include "backend/cuda/many_rows.h"
+#include "backend/cuda/products.h"
+#include "backend/cuda/stream_tiles.cuh"
+
+namespace ds4::cuda {
+
+namespace {
+
+template <typename F, int N>
+__global__ void __launch_bounds__(kWarps * 32, 2) few_rows_kernel(Product p, const __half* x, int warps_per_tile) {
+  __shared__ uint2 table[F::kTable ? 256 : 1];
+  if constexpr (F::kTable) load_iq2_selectors(table, p.m.iq2->selectors);
+  __shared__ float parts[kWarps][N * 8][16];
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  const int tiles_here = kWarps / warps_per_tile;
+  const std::int64_t first_tile = static_cast<std::int64_t>(blockIdx.x) * tiles_here;
+  const std::int64_t tile = first_tile + warp / warps_per_tile;
+  float sum[N][4] = {};
+  if (tile * 16 < p.outs)
+    accumulate<F, N>(p.m, p.m.tile(p.index, p.first_out / 16 + tile), warp % warps_per_tile,
+                     static_cast<int>(p.m.column_tiles()), warps_per_tile, x, p.x_stride, static_cast<int>(p.rows), table,
+                     sum);
+#pragma unroll
+  for (int n = 0; n < N; ++n)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) parts[warp][n * 8 + lane % 4 * 2 + i % 2][lane / 4 + i / 2 * 8] = sum[n][i];
+  __syncthreads();
+  for (int i = threadIdx.x; i < tiles_here * 16 * static_cast<int>(p.rows); i += blockDim.x) {
+    const int row = i / (tiles_here * 16);
+    const int t = i % (tiles_here * 16) / 16;
+    float v = 0;
+    for (int w = 0; w < warps_per_tile; ++w) v += parts[t * warps_per_tile + w][row][i % 16];
+    const std::int64_t o = (first_tile + t) * 16 + i % 16;
+    if (o < p.outs) p.y[row * p.y_stride + o] = v / p.m.pre;
+  }
+}
+
+/// As many warps on a row of tiles as leave each a few columns, more when there are few rows of tiles.
+int choose_warps_per_tile(const Matrix& m, std::int64_t outs) {
+  const std::int64_t tiles = (outs + 15) / 16;
+  int warps = 1;
+  while (warps < kWarps && (m.column_tiles() / (2 * warps) >= 4 || (tiles * warps < 2048 && m.column_tiles() >= 2 * warps)))
+    warps *= 2;
+  return warps;
+}
+
+template <typename F>
+void few_rows(const Product& p, const __half* x, cudaStream_t stream) {
+  const int warps = choose_warps_per_tile(p.m, p.outs);
+  const int tiles_here = kWarps / warps;
+  const auto blocks = static_cast<unsigned>(((p.outs + 15) / 16 + tiles_here - 1) / tiles_here);
+  if (p.rows <= 8) few_rows_kernel<F, 1><<<blocks, kWarps * 32, 0, stream>>>(p, x, warps);
+  else few_rows_kernel<F, 2><<<blocks, kWarps * 32, 0, stream>>>(p, x, warps);
+}
+
+
+}  // namespace
+
+void half_product(const Product& p, const __half* x, cudaStream_t stream) {
+  if (p.rows <= kFewRows) {
+    with_fragment(p.m.type, [&](auto fragment) { few_rows<decltype(fragment)>(p, x, stream); });
+    return;
+  }
+  ManyRows many{};
+  many.a = p.m;
+  many.b = p.m;
+  many.x = x;
+  many.x_stride = p.x_stride;
+  many.index = p.index;
+  many.rows = p.rows;
+  many.first_tile = p.first_out / kTileRows;
+  many.outs = p.outs;
+  many.y = p.y;
+  many.y_stride = p.y_stride;
+  many_rows(Output::kPlain, many, (p.rows + kBlockRows - 1) / kBlockRows, stream);
+}
+
+void many_rows(Output output, const ManyRows& p, std::int64_t blocks_of_rows, cudaStream_t stream) {
+  switch (p.a.type) {
+    case DType::kF16:
+    case DType::kBF16: return many_rows_16(output, p, blocks_of_rows, stream);
+    case DType::kQ8_0: return many_rows_8(output, p, blocks_of_rows, stream);
+    case DType::kMXFP4:
+    case DType::kQ4_K: return many_rows_4(output, p, blocks_of_rows, stream);
+    case DType::kQ2_K:
+    case DType::kIQ2_XXS: return many_rows_2(output, p, blocks_of_rows, stream);
+    case DType::kF32:
+    case DType::kI32: return;  // never tiled
+  }
+}
+
+}  // namespace ds4::cuda

@@ -1,0 +1,430 @@
+#include "backend/cuda/sparse_attention.h"
+
+#include <cuda_fp8.h>
+
+#include <algorithm>
+
+#include "backend/cuda/device_math.cuh"
+#include "backend/cuda/fragments.cuh"
+
+namespace ds4::cuda {
+
+namespace {
+
+/// The keys of one row: compressed rows first, then the window, ascending.
+struct Keys {
+  const Batch& batch;
+  const Attention& p;
+  const SegmentView& segment;
+  int row;
+  std::int64_t first_window;
+  int compressed;
+  int total;
+
+  __device__ Keys(const Batch& b, const Attention& a, int r) : batch(b), p(a), segment(b.segments[b.segment_of[r]]), row(r) {
+    const std::int64_t position = b.positions[r];
+    first_window = max(static_cast<std::int64_t>(0), position - a.window + 1);
+    const std::int64_t visible = a.ratio == 0 ? 0 : (position + 1) / a.ratio;
+    compressed = a.selected != nullptr ? a.count[r] : static_cast<int>(visible);
+    total = compressed + static_cast<int>(position - first_window + 1);
+  }
+  __device__ RowPlace at(int i) const {
+    if (i < compressed) {
+      const std::int64_t b = p.selected != nullptr ? p.selected[static_cast<std::int64_t>(row) * p.topk + i] : i;
+      return batch.row_in_pages(segment, p.compressed, b);
+    }
+    const std::int64_t position = first_window + i - compressed;
+    if (position >= segment.first_position) {
+      auto* fresh = const_cast<std::byte*>(p.fresh) +
+                    static_cast<std::uint64_t>(segment.first_row + position - segment.first_position) *
+                        (p.ring.main_bytes + p.ring.scale_bytes);
+      return {fresh, fresh + p.ring.main_bytes};
+    }
+    return p.ring.at(batch.tail(segment), static_cast<int>(position % p.ring.rows));
+  }
+};
+
+// --- any shape, f32 -----------------------------------------------------------------------------------------------------
+
+constexpr int kFloatThreads = 128;
+constexpr int kFloatKeys = 16;
+constexpr int kMaxDimsPerThread = 8;
+
+/// A block a (head, row); keys in groups, running soft-max.
+__global__ void __launch_bounds__(kFloatThreads) float_kernel(const Batch batch, const Attention p) {
+  extern __shared__ float shared[];  // q [head_dim], keys [kFloatKeys][head_dim]
+  __shared__ float weight[kFloatKeys];
+  const int row = blockIdx.y;
+  const int head = blockIdx.x;
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  const Keys keys(batch, p, row);
+  float* q = shared;
+  float* k = shared + p.head_dim;
+  const std::int64_t at = (static_cast<std::int64_t>(row) * p.heads + head) * p.head_dim;
+  for (int i = threadIdx.x; i < p.head_dim; i += kFloatThreads) q[i] = p.q[at + i];
+  const float scale = static_cast<float>(1.0 / sqrt(static_cast<double>(p.head_dim)));
+  float largest = p.sinks[head];
+  float denominator = 1.0F;  // of the sink
+  float sum[kMaxDimsPerThread] = {};
+  for (int first = 0; first < keys.total; first += kFloatKeys) {
+    const int group = min(kFloatKeys, keys.total - first);
+    __syncthreads();
+    for (int n = warp; n < group; n += kFloatThreads / 32) {
+      const RowPlace place = keys.at(first + n);
+      for (int i = lane; i < p.head_dim; i += 32) k[n * p.head_dim + i] = kv_value(p.format, place, p.head_dim, 2 * p.pairs, i);
+    }
+    __syncthreads();
+    for (int n = warp; n < group; n += kFloatThreads / 32) {
+      float dot = 0;
+      for (int i = lane; i < p.head_dim; i += 32) dot += q[i] * k[n * p.head_dim + i];
+      dot = warp_sum(dot);
+      if (lane == 0) weight[n] = dot * scale;
+    }
+    __syncthreads();
+    float group_largest = largest;
+    for (int n = 0; n < group; ++n) group_largest = fmaxf(group_largest, weight[n]);
+    const float shrink = expf(largest - group_largest);
+    largest = group_largest;
+    denominator *= shrink;
+#pragma unroll
+    for (int d = 0; d < kMaxDimsPerThread; ++d) sum[d] *= shrink;
+    for (int n = 0; n < group; ++n) {
+      const float w = expf(weight[n] - largest);
+      denominator += w;
+#pragma unroll
+      for (int d = 0; d < kMaxDimsPerThread; ++d) {
+        const int i = threadIdx.x + d * kFloatThreads;
+        if (i < p.head_dim) sum[d] += w * k[n * p.head_dim + i];
+      }
+    }
+  }
+  __syncthreads();
+#pragma unroll
+  for (int d = 0; d < kMaxDimsPerThread; ++d) {
+    const int i = threadIdx.x + d * kFloatThreads;
+    if (i < p.head_dim) q[i] = sum[d] / denominator;
+  }
+  __syncthreads();
+  const int plain = p.head_dim - 2 * p.pairs;
+  for (int i = threadIdx.x; i < p.pairs; i += kFloatThreads)
+    rotate_pair(q[plain + 2 * i], q[plain + 2 * i + 1], batch.positions[row], p.frequencies[i], /*inverse=*/true);
+  __syncthreads();
+  for (int i = threadIdx.x; i < p.head_dim; i += kFloatThreads) p.o[at + i] = q[i];
+}
+
+// --- head_dim 512, groups of 64 heads, f16 or packed rows: tensor cores ---------------------------------------------------
+
+constexpr int kKeysAtOnce = 32;
+constexpr int kThreads = 256;
+constexpr int kKeyPitch = kTensorHeadDim + 8;  // halves: rows 16 bytes apart modulo the banks
+constexpr int kWeightPitch = kKeysAtOnce + 8;
+constexpr int kPartFloats = kTensorHeadDim + 2;  // sums, largest score, denominator
+
+struct Space {
+  __half q[kTensorHeads][kKeyPitch];
+  __half keys[kKeysAtOnce][kKeyPitch];
+  __half weights[kTensorHeads][kWeightPitch];
+  float scores[kTensorHeads][kKeysAtOnce + 1];
+  float shrink[kTensorHeads];
+  float largest[kTensorHeads];
+  float denominator[kTensorHeads];
+};
+
+__device__ inline std::uint32_t shared_address(const void* at) {
+  return static_cast<std::uint32_t>(__cvta_generic_to_shared(at));
+}
+__device__ inline void load_matrices(std::uint32_t (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(row)));
+}
+__device__ inline void load_matrices_transposed(std::uint32_t (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(row)));
+}
+
+/// What a thread carries of the next keys: 64 values of one row.
+struct KeyPiece {
+  uint4 raw[8];
+  float scale;
+};
+
+/// Thread (key, eighth): values 64 * eighth .. of the key.
+__device__ inline void fetch(KeyPiece& piece, const Keys& keys, int i, int eighth, KvFormat format) {
+  if (i >= keys.total) {
+#pragma unroll
+    for (int j = 0; j < 8; ++j) piece.raw[j] = make_uint4(0, 0, 0, 0);
+    piece.scale = 1.0F;
+    return;
+  }
+  const RowPlace place = keys.at(i);
+  if (format == KvFormat::kF16) {
+    const auto* from = reinterpret_cast<const uint4*>(place.main + eighth * 128);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) piece.raw[j] = from[j];
+    return;
+  }
+  const auto* from = reinterpret_cast<const uint4*>(place.main + eighth * 64);
+  if (eighth < 7) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) piece.raw[j] = from[j];
+    piece.scale = e8m0(reinterpret_cast<const std::uint8_t*>(place.scale)[eighth]);
+  } else {
+#pragma unroll
+    for (int j = 0; j < 8; ++j) piece.raw[j] = from[j];
+  }
+}
+
+__device__ inline std::uint32_t fp8_pair(std::uint32_t two, __half2 scale) {
+  const __half2_raw h = __nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(two & 0xffff), __NV_E4M3);
+  return as_bits(__hmul2(*reinterpret_cast<const __half2*>(&h), scale));
+}
+__device__ inline std::uint32_t bf16_pair(std::uint32_t two) {
+  return as_bits(__halves2half2(to_half(__uint_as_float(two << 16)), to_half(__uint_as_float(two & 0xffff0000u))));
+}
+
+__device__ inline void store(const KeyPiece& piece, __half* to, int eighth, KvFormat format) {
+  auto* out = reinterpret_cast<uint4*>(to + eighth * 64);
+  if (format == KvFormat::kF16) {
+#pragma unroll
+    for (int j = 0; j < 8; ++j) out[j] = piece.raw[j];
+  } else if (eighth < 7) {
+    const __half2 scale = __float2half2_rn(piece.scale);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const uint4 v = piece.raw[j];
+      out[2 * j] = make_uint4(fp8_pair(v.x, scale), fp8_pair(v.x >> 16, scale), fp8_pair(v.y, scale), fp8_pair(v.y >> 16, scale));
+      out[2 * j + 1] = make_uint4(fp8_pair(v.z, scale), fp8_pair(v.z >> 16, scale), fp8_pair(v.w, scale), fp8_pair(v.w >> 16, scale));
+    }
+  } else {
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      const uint4 v = piece.raw[j];
+      out[j] = make_uint4(bf16_pair(v.x), bf16_pair(v.y), bf16_pair(v.z), bf16_pair(v.w));
+    }
+  }
+}
+
+/// Block (group of 64 heads, row, split of the keys). Warp w: heads 16 (w % 4) .., and for the scores keys 16 (w / 4) ..,
+/// for the sums dims 256 (w / 4) ...
+__global__ void __launch_bounds__(kThreads, 1) tensor_kernel(const Batch batch, const Attention p, int splits) {
+  extern __shared__ __align__(16) std::byte memory[];
+  Space& space = *reinterpret_cast<Space*>(memory);
+  const int row = blockIdx.y;
+  const int thread = threadIdx.x;
+  const int warp = thread / 32;
+  const int lane = thread % 32;
+  const int head_tile = warp % 4 * 16;
+  const int half = warp / 4;
+  const int first_head = blockIdx.x * kTensorHeads;
+  const Keys keys(batch, p, row);
+  const int groups = (keys.total + kKeysAtOnce - 1) / kKeysAtOnce;
+  const int first_group = groups * static_cast<int>(blockIdx.z) / splits;
+  const int last_group = groups * (static_cast<int>(blockIdx.z) + 1) / splits;
+
+  const float* q = p.q + (static_cast<std::int64_t>(row) * p.heads + first_head) * kTensorHeadDim;
+  for (int i = thread; i < kTensorHeads * kTensorHeadDim / 4; i += kThreads) {
+    const float4 v = reinterpret_cast<const float4*>(q)[i];
+    auto* to = reinterpret_cast<__half2*>(&space.q[i / 128][i % 128 * 4]);
+    to[0] = __halves2half2(to_half(v.x), to_half(v.y));
+    to[1] = __halves2half2(to_half(v.z), to_half(v.w));
+  }
+  if (thread < kTensorHeads) {
+    space.largest[thread] = -INFINITY;
+    space.denominator[thread] = 0;
+  }
+  const int own_key = thread / 8;
+  const int eighth = thread % 8;
+  KeyPiece piece;
+  if (first_group < last_group) fetch(piece, keys, first_group * kKeysAtOnce + own_key, eighth, p.format);
+
+  float sum[32][4] = {};
+  for (int group = first_group; group < last_group; ++group) {
+    store(piece, space.keys[own_key], eighth, p.format);
+    __syncthreads();
+    if (group + 1 < last_group) fetch(piece, keys, (group + 1) * kKeysAtOnce + own_key, eighth, p.format);
+
+    float dots[2][4] = {};
+#pragma unroll 8
+    for (int s = 0; s < kTensorHeadDim / 16; ++s) {
+      std::uint32_t a[4];
+      std::uint32_t b[4];
+      load_matrices(a, &space.q[head_tile + lane % 16][s * 16 + lane / 16 * 8]);
+      load_matrices(b, &space.keys[half * 16 + lane / 16 * 8 + lane % 8][s * 16 + lane / 8 % 2 * 8]);
+      mma(dots[0], a, b[0], b[1]);
+      mma(dots[1], a, b[2], b[3]);
+    }
+    const float scale = 0.04419417382415922F;  // 512^-0.5
+#pragma unroll
+    for (int n = 0; n < 2; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e)
+        space.scores[head_tile + lane / 4 + e / 2 * 8][half * 16 + n * 8 + lane % 4 * 2 + e % 2] = dots[n][e] * scale;
+    __syncthreads();
+    {  // four threads a head
+      const int head = thread / 4;
+      const int first_key = thread % 4 * 8;
+      float score[8];
+      float largest = -INFINITY;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const bool valid = group * kKeysAtOnce + first_key + i < keys.total;
+        score[i] = valid ? space.scores[head][first_key + i] : -INFINITY;
+        largest = fmaxf(largest, score[i]);
+      }
+      largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 1));
+      largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 2));
+      const float before = space.largest[head];
+      const float now = fmaxf(before, largest);
+      float denominator = 0;
+#pragma unroll
+      for (int i = 0; i < 8; i += 2) {
+        const float w0 = expf(score[i] - now);
+        const float w1 = expf(score[i + 1] - now);
+        denominator += w0 + w1;
+        *reinterpret_cast<__half2*>(&space.weights[head][first_key + i]) = __floats2half2_rn(w0, w1);
+      }
+      denominator += __shfl_xor_sync(~0u, denominator, 1);
+      denominator += __shfl_xor_sync(~0u, denominator, 2);
+      __syncwarp();
+      if (thread % 4 == 0) {
+        const float shrink = expf(before - now);  // 0 at first
+        space.shrink[head] = shrink;
+        space.largest[head] = now;
+        space.denominator[head] = space.denominator[head] * shrink + denominator;
+      }
+    }
+    __syncthreads();
+    const float low = space.shrink[head_tile + lane / 4];
+    const float high = space.shrink[head_tile + lane / 4 + 8];
+    if (group != first_group && !__all_sync(~0u, low == 1.0F && high == 1.0F)) {
+#pragma unroll
+      for (int n = 0; n < 32; ++n) {
+        sum[n][0] *= low;
+        sum[n][1] *= low;
+        sum[n][2] *= high;
+        sum[n][3] *= high;
+      }
+    }
+#pragma unroll
+    for (int s = 0; s < 2; ++s) {
+      std::uint32_t a[4];
+      load_matrices(a, &space.weights[head_tile + lane % 16][s * 16 + lane / 16 * 8]);
+#pragma unroll
+      for (int n = 0; n < 16; ++n) {
+        std::uint32_t b[4];
+        load_matrices_transposed(b, &space.keys[s * 16 + lane % 16][half * 256 + n * 16 + lane / 16 * 8]);
+        mma(sum[2 * n], a, b[0], b[1]);
+        mma(sum[2 * n + 1], a, b[2], b[3]);
+      }
+    }
+    __syncthreads();
+  }
+  __syncthreads();
+
+  if (splits > 1) {
+    float* part = p.parts + ((static_cast<std::int64_t>(row) * p.heads + first_head) * splits + blockIdx.z) * kPartFloats;
+#pragma unroll
+    for (int n = 0; n < 32; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e)
+        part[static_cast<std::int64_t>(head_tile + lane / 4 + e / 2 * 8) * splits * kPartFloats + half * 256 + n * 8 +
+             lane % 4 * 2 + e % 2] = sum[n][e];
+    if (thread < kTensorHeads) {
+      float* end = part + static_cast<std::int64_t>(thread) * splits * kPartFloats + kTensorHeadDim;
+      end[0] = space.largest[thread];
+      end[1] = space.denominator[thread];
+    }
+    return;
+  }
+  float factor[2];
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const int head = head_tile + lane / 4 + 8 * r;
+    const float sink = p.sinks[first_head + head];
+    const float largest = fmaxf(space.largest[head], sink);
+    const float shrink = expf(space.largest[head] - largest);
+    factor[r] = shrink / (space.denominator[head] * shrink + expf(sink - largest));
+  }
+  const std::int64_t position = batch.positions[row];
+#pragma unroll
+  for (int n = 0; n < 32; ++n) {
+    const int dim = half * 256 + n * 8 + lane % 4 * 2;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      float a = sum[n][2 * r] * factor[r];
+      float b = sum[n][2 * r + 1] * factor[r];
+      const int pair = (dim - (kTensorHeadDim - 2 * p.pairs)) / 2;
+      if (dim >= kTensorHeadDim - 2 * p.pairs) rotate_pair(a, b, position, p.frequencies[pair], /*inverse=*/true);
+      float* o = p.o + (static_cast<std::int64_t>(row) * p.heads + first_head + head_tile + lane / 4 + 8 * r) * kTensorHeadDim + dim;
+      *reinterpret_cast<float2*>(o) = make_float2(a, b);
+    }
+  }
+}
+
+/// Puts the splits of a head together: block (head, row).
+__global__ void __launch_bounds__(256) combine_kernel(const Batch batch, const Attention p, int splits) {
+  const int head = blockIdx.x;
+  const int row = blockIdx.y;
+  const float* parts = p.parts + (static_cast<std::int64_t>(row) * p.heads + head) * splits * kPartFloats;
+  const float sink = p.sinks[head];
+  float largest = sink;
+  for (int s = 0; s < splits; ++s) largest = fmaxf(largest, parts[s * kPartFloats + kTensorHeadDim]);
+  const int dim = threadIdx.x * 2;
+  float a = 0;
+  float b = 0;
+  float denominator = expf(sink - largest);
+  for (int s = 0; s < splits; ++s) {
+    const float* part = parts + s * kPartFloats;
+    const float w = expf(part[kTensorHeadDim] - largest);  // 0 for a split without keys
+    denominator += w * part[kTensorHeadDim + 1];
+    const float2 v = *reinterpret_cast<const float2*>(part + dim);
+    a += w * v.x;
+    b += w * v.y;
+  }
+  a /= denominator;
+  b /= denominator;
+  const int plain = kTensorHeadDim - 2 * p.pairs;
+  if (dim >= plain) rotate_pair(a, b, batch.positions[row], p.frequencies[(dim - plain) / 2], /*inverse=*/true);
+  *reinterpret_cast<float2*>(p.o + (static_cast<std::int64_t>(row) * p.heads + head) * kTensorHeadDim + dim) = make_float2(a, b);
+}
+
+bool fits_tensor_cores(const Attention& p) {
+  return !p.exact && p.head_dim == kTensorHeadDim && p.heads % kTensorHeads == 0 && p.pairs == 32 && p.format != KvFormat::kF32;
+}
+
+}  // namespace
+
+std::size_t attention_scratch_floats(int heads, int head_dim, int multiprocessors) {
+  if (head_dim != kTensorHeadDim) return 0;
+  // Splits are only made while all blocks fit on the card at once; a block leaves kTensorHeads parts.
+  return static_cast<std::size_t>(std::max(multiprocessors, kSplitRows * heads / kTensorHeads)) * kTensorHeads * kPartFloats;
+}
+
+void sparse_attention(const Batch& batch, const Attention& p, cudaStream_t stream) {
+  if (!fits_tensor_cores(p)) {
+    const auto shared = static_cast<std::size_t>((1 + kFloatKeys) * p.head_dim) * sizeof(float);
+    static const cudaError_t allowed =
+        cudaFuncSetAttribute(float_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 96 * 1024);
+    (void)allowed;
+    float_kernel<<<dim3(static_cast<unsigned>(p.heads), static_cast<unsigned>(batch.rows)), kFloatThreads, shared, stream>>>(batch, p);
+    return;
+  }
+  static const cudaError_t allowed =
+      cudaFuncSetAttribute(tensor_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(sizeof(Space)));
+  (void)allowed;
+  int splits = 1;
+  const int head_groups = p.heads / kTensorHeads;
+  if (batch.rows <= kSplitRows) {
+    const auto groups = static_cast<int>((p.max_keys + kKeysAtOnce - 1) / kKeysAtOnce);
+    splits = std::clamp(p.multiprocessors / (batch.rows * head_groups), 1, std::min(groups, kMaxSplits));
+  }
+  const dim3 grid(static_cast<unsigned>(head_groups), static_cast<unsigned>(batch.rows), static_cast<unsigned>(splits));
+  tensor_kernel<<<grid, kThreads, sizeof(Space), stream>>>(batch, p, splits);
+  if (splits > 1)
+    combine_kernel<<<dim3(static_cast<unsigned>(p.heads), static_cast<unsigned>(batch.rows)), 256, 0, stream>>>(batch, p, splits);
+}
+
+}  // namespace ds4::cuda

@@ -1,0 +1,44 @@
+// Attention over the window and the compressed rows on the card (§2.5 steps 8-10, §2.8).
+#pragma once
+
+#include <cuda_fp16.h>
+#include <cuda_runtime_api.h>
+
+#include "backend/cuda/batch.cuh"
+
+namespace ds4::cuda {
+
+struct Attention {
+  const float* q;      // [rows, heads, head_dim]
+  const float* sinks;  // [heads]
+  const float* frequencies;
+  int pairs;
+  int heads;
+  int head_dim;
+  int window;
+  int ratio;  // 0: window only
+  KvFormat format;
+  Rows ring;
+  Rows compressed;
+  const std::byte* fresh;        // window rows of this batch
+  const std::int32_t* selected;  // [rows, topk]; null: all visible compressed rows
+  const std::int32_t* count;
+  int topk;
+  std::int64_t max_keys;  // no row of the batch meets more
+  int multiprocessors;
+  bool exact;      // f32 products
+  float* parts;    // scratch for split keys: see attention_scratch_floats()
+  float* o;        // out [rows, heads, head_dim]
+};
+
+/// The tensor core kernel takes this shape; others run in f32.
+inline constexpr int kTensorHeadDim = 512;
+inline constexpr int kTensorHeads = 64;
+inline constexpr int kMaxSplits = 64;
+/// Rows up to which keys are split over blocks.
+inline constexpr int kSplitRows = 16;
+
+std::size_t attention_scratch_floats(int heads, int head_dim, int multiprocessors);
+void sparse_attention(const Batch& batch, const Attention& p, cudaStream_t stream);
+
+}  // namespace ds4::cuda
