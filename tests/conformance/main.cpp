@@ -246,10 +246,13 @@ void compare_kv(Report& report, const std::string& name, const KvResult& expecte
     // Most values are equal; those beside a step of the format may be one step apart.
     const std::vector<float>& other = found.rows.at(sequence);
     std::int64_t apart = 0;
-    for (std::size_t i = 0; i < rows.size(); ++i)
-      if (!(std::fabs(rows[i] - other[i]) <= 1e-4F * (1.0F + std::fabs(rows[i])))) ++apart;
+    std::string first;
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      if (std::fabs(rows[i] - other[i]) <= 1e-4F * (1.0F + std::fabs(rows[i]))) continue;
+      if (apart++ == 0) first = cat("; the first is ", i, ", expected ", rows[i], ", found ", other[i]);
+    }
     const auto limit = format == KvFormat::kF32 ? 0 : static_cast<std::int64_t>(rows.size()) / 500;
-    report.check(apart <= limit, cat("kv rows ", name), cat(apart, " of ", rows.size(), " values differ, bound ", limit));
+    report.check(apart <= limit, cat("kv rows ", name), cat(apart, " of ", rows.size(), " values differ, bound ", limit, first));
     const double states = distance(expected.states.at(sequence), found.states.at(sequence)).largest;
     report.check(states <= 2e-5, cat("compressor states ", name), cat("difference ", states, ", bound 2e-05"));
   }

@@ -141,6 +141,10 @@ class CudaBackend final : public Backend {
 
   const Matrix& matrix(const Weight& weight) const { return *static_cast<const Matrix*>(weight.data); }
   const float* vector(const Weight& weight) const { return reinterpret_cast<const float*>(matrix(weight).data); }
+  /// The rows of a batch lie like those of a store, so that rows start at the same alignment.
+  Rows fresh_rows(const RowStore& store) const {
+    return {0, config_.max_rows, store.row.main_bytes, store.row.scale_bytes};
+  }
   const LayerKvLayout& layer(int number) const { return config_.kv.layers[static_cast<std::size_t>(number)]; }
   /// `x` as halves: what the norm left, or converted into `to`.
   const __half* halves(const float* x, std::int64_t rows, std::int64_t columns, __half* to);

@@ -38,14 +38,14 @@ __global__ void window_kernel(const Batch batch, const WindowRows p) {
   for (int i = threadIdx.x % 32; i < p.head_dim; i += 32) values[i] = p.kv[static_cast<std::int64_t>(row) * p.head_dim + i];
   const std::int64_t position = batch.positions[row];
   finish_row(values, p.weight, p.head_dim, p.eps, p.frequencies, p.pairs, position);
-  std::byte* fresh = p.fresh + static_cast<std::uint64_t>(row) * (p.ring.main_bytes + p.ring.scale_bytes);
-  encode_kv_row(p.format, values, p.head_dim, 2 * p.pairs, {fresh, fresh + p.ring.main_bytes});
+  const RowPlace fresh = p.fresh_rows.at(p.fresh, row);
+  encode_kv_row(p.format, values, p.head_dim, 2 * p.pairs, fresh);
   const SegmentView& segment = batch.segments[batch.segment_of[row]];
   if (segment.rows > kRewindSlack) return;
   __syncwarp();
   const RowPlace place = p.ring.at(batch.tail(segment), static_cast<int>(position % p.ring.rows));
-  copy_bytes(place.main, fresh, p.ring.main_bytes);
-  copy_bytes(place.scale, fresh + p.ring.main_bytes, p.ring.scale_bytes);
+  copy_bytes(place.main, fresh.main, p.ring.main_bytes);
+  copy_bytes(place.scale, fresh.scale, p.ring.scale_bytes);
 }
 
 __global__ void store_window_kernel(const Batch batch, const WindowRows p) {
@@ -54,10 +54,10 @@ __global__ void store_window_kernel(const Batch batch, const WindowRows p) {
   const SegmentView& segment = batch.segments[batch.segment_of[row]];
   const std::int64_t position = batch.positions[row];
   if (segment.rows <= kRewindSlack || position < segment.first_position + segment.rows - p.ring.rows) return;
-  const std::byte* fresh = p.fresh + static_cast<std::uint64_t>(row) * (p.ring.main_bytes + p.ring.scale_bytes);
+  const RowPlace fresh = p.fresh_rows.at(p.fresh, row);
   const RowPlace place = p.ring.at(batch.tail(segment), static_cast<int>(position % p.ring.rows));
-  copy_bytes(place.main, fresh, p.ring.main_bytes);
-  copy_bytes(place.scale, fresh + p.ring.main_bytes, p.ring.scale_bytes);
+  copy_bytes(place.main, fresh.main, p.ring.main_bytes);
+  copy_bytes(place.scale, fresh.scale, p.ring.scale_bytes);
 }
 
 struct TokenState {

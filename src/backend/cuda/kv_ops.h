@@ -18,7 +18,8 @@ struct WindowRows {
   float eps;
   KvFormat format;
   Rows ring;
-  std::byte* fresh;  // [rows] encoded rows of this batch: values, then scales
+  std::byte* fresh;  // the rows of this batch, encoded
+  Rows fresh_rows;   // how they lie there
 };
 void make_window_rows(const Batch& batch, const WindowRows& p, cudaStream_t stream);
 /// The rows of long segments reach the ring.

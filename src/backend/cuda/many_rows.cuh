@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kBlockWarps * 32, 2) many_rows_kernel(const Ma
   extern __shared__ __align__(16) std::byte shared[];
   __shared__ uint2 table[F::kTable ? 256 : 1];
   constexpr std::size_t kStage = kBlockTiles * static_cast<std::size_t>(F::kTileBytes) + kBlockRows * kRowPitch;
-  std::int64_t index = p.index;
+  std::int64_t index = 0;
   std::int64_t first_place = static_cast<std::int64_t>(blockIdx.y) * kBlockRows;
   int places = static_cast<int>(min(static_cast<std::int64_t>(kBlockRows), p.rows - first_place));
   if (p.items != nullptr) {
@@ -44,6 +44,8 @@ __global__ void __launch_bounds__(kBlockWarps * 32, 2) many_rows_kernel(const Ma
   }
   if constexpr (F::kTable) load_iq2_selectors(table, p.a.iq2->selectors);
 
+  const std::int64_t group = blockIdx.z;
+  const __half* x = p.x + group * p.a.in;
   const int thread = threadIdx.x;
   const int warp = thread / 32;
   const int lane = thread % 32;
@@ -55,7 +57,7 @@ __global__ void __launch_bounds__(kBlockWarps * 32, 2) many_rows_kernel(const Ma
   const auto tile_source = [&](int slot) {  // slot 0..15: warp, then tile of the warp
     const int own = slot % kTilesPerWarp;
     const std::int64_t t = min(block_tile + slot / kTilesPerWarp * kOwn + own % kOwn, tiles - 1);
-    return (own < kOwn ? p.a : p.b).tile(index, p.first_tile + t);
+    return (own < kOwn ? p.a : p.b).tile(index, group * (p.outs / 16) + t);
   };
   const auto load = [&](int column, std::byte* stage) {
     constexpr int kChunks = F::kTileBytes / 16;
@@ -70,7 +72,7 @@ __global__ void __launch_bounds__(kBlockWarps * 32, 2) many_rows_kernel(const Ma
       const int chunk = i % 16;  // eight halves: columns 8 chunk .. of lane chunk / 4, step pair chunk % 4
       const std::int64_t place = first_place + min(n, places - 1);
       const std::int64_t row = p.gather == nullptr ? place : p.gather[place];
-      copy_async(rows + n * kRowPitch + chunk % 4 * 64 + chunk / 4 * 16, p.x + row * p.x_stride + column * 128 + chunk * 8,
+      copy_async(rows + n * kRowPitch + chunk % 4 * 64 + chunk / 4 * 16, x + row * p.x_stride + column * 128 + chunk * 8,
                  n < places ? 16 : 0);
     }
     commit_async();
@@ -121,7 +123,7 @@ __global__ void __launch_bounds__(kBlockWarps * 32, 2) many_rows_kernel(const Ma
         const int place = n * 8 + lane % 4 * 2 + e % 2;
         const std::int64_t o = tile * 16 + lane / 4 + e / 2 * 8;
         if (place >= places || o >= p.outs) continue;
-        const std::int64_t at = (first_place + place) * p.y_stride + o;
+        const std::int64_t at = (first_place + place) * p.y_stride + group * p.outs + o;
         if constexpr (kOutput == Output::kPlain) {
           p.y[at] = sum[i][n][e] * inverse;
         } else {
@@ -142,7 +144,8 @@ void launch_many_rows(const ManyRows& p, std::int64_t blocks_of_rows, cudaStream
       many_rows_kernel<F, kOutput>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kShared));
   (void)allowed;  // a card that cannot grant it fails the launch
   constexpr std::int64_t kTiles = kOutput == Output::kGated ? kBlockTiles / 2 : kBlockTiles;
-  const dim3 grid(static_cast<unsigned>(((p.outs + 15) / 16 + kTiles - 1) / kTiles), static_cast<unsigned>(blocks_of_rows));
+  const dim3 grid(static_cast<unsigned>(((p.outs + 15) / 16 + kTiles - 1) / kTiles), static_cast<unsigned>(blocks_of_rows),
+                  static_cast<unsigned>(p.groups < 1 ? 1 : p.groups));
   many_rows_kernel<F, kOutput><<<grid, kBlockWarps * 32, kShared, stream>>>(p);
 }
 

@@ -23,10 +23,9 @@ struct ManyRows {
   const std::int32_t* gather;  // row of x for a place; null: the place itself
   const int4* items;           // expert, first place, places; null: blockIdx.y cuts `rows`
   const std::int32_t* item_count;
-  std::int64_t index;
   std::int64_t rows;
-  std::int64_t first_tile;
   std::int64_t outs;
+  int groups;  // as in Product; 0 counts as 1
   float* y;            // plain: [place][y_stride]
   __half* hidden;      // gated: [place][y_stride]
   std::int64_t y_stride;

@@ -189,7 +189,8 @@ void CudaBackend::window_kv(const WindowKvArgs& args) {
                        .eps = d.rms_eps,
                        .format = config_.kv.format,
                        .ring = rows_of(layer(args.layer).window),
-                       .fresh = scratch_.fresh_rows};
+                       .fresh = scratch_.fresh_rows,
+                       .fresh_rows = fresh_rows(layer(args.layer).window)};
   make_window_rows(batch_, window_, stream());
   device_.launched("window_kv");
 }
@@ -272,6 +273,7 @@ void CudaBackend::sparse_attention(const SparseAttentionArgs& args) {
                           .ring = rows_of(kv.window),
                           .compressed = rows_of(kv.compressed),
                           .fresh = scratch_.fresh_rows,
+                          .fresh_rows = fresh_rows(kv.window),
                           .selected = kv.ratio == 0 ? nullptr : args.selected.data,
                           .count = args.count.data,
                           .topk = d.index_topk,
@@ -296,18 +298,17 @@ void CudaBackend::attention_output(const AttentionOutputArgs& args) {
   DS4_CHECK(!a.tiled || d.o_lora % kTileRows == 0);
   const std::int64_t low_rank = std::int64_t{d.o_groups} * d.o_lora;
   const __half* o = a.tiled ? halves(args.o.data, batch_.rows, args.o.cols, scratch_.wide_half) : nullptr;
-  for (int g = 0; g < d.o_groups; ++g) {
-    const Product p{.m = a,
-                    .first_out = std::int64_t{g} * d.o_lora,
-                    .outs = d.o_lora,
-                    .rows = batch_.rows,
-                    .x_stride = args.o.cols,
-                    .y = scratch_.low_rank + std::int64_t{g} * d.o_lora,
-                    .y_stride = low_rank};
-    if (a.tiled) half_product(p, o + g * a.in, stream());
-    else file_product(p, args.o.data + g * a.in, stream());
-    device_.launched("output_a");
-  }
+  // Group g: its heads' outputs side by side against its own rows of output_a.
+  const Product p{.m = a,
+                  .outs = d.o_lora,
+                  .rows = batch_.rows,
+                  .x_stride = args.o.cols,
+                  .y = scratch_.low_rank,
+                  .y_stride = low_rank,
+                  .groups = d.o_groups};
+  if (a.tiled) half_product(p, o, stream());
+  else file_product(p, args.o.data, stream());
+  device_.launched("output_a");
   multiply(matrix(args.output_b), scratch_.low_rank, batch_.rows, args.y.data, scratch_.wide_half);
 }
 

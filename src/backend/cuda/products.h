@@ -18,16 +18,15 @@ namespace ds4::cuda {
 
 inline constexpr int kFewRows = 16;
 
-/// y[r][o] = m[index][first_out + o] . x[r], o < outs.
+/// For each group g: y[r][g * outs + o] = m[g * outs + o] . (x[r] + g * in), o < outs. One group is the plain product.
 struct Product {
   Matrix m;
-  std::int64_t index = 0;
-  std::int64_t first_out = 0;  // tiled: a multiple of 16
-  std::int64_t outs = 0;
+  std::int64_t outs = 0;  // of one group; with several, tiled: a multiple of 16
   std::int64_t rows = 0;
   std::int64_t x_stride = 0;
   float* y = nullptr;
   std::int64_t y_stride = 0;
+  int groups = 1;
 };
 
 void file_product(const Product& p, const float* x, cudaStream_t stream);

@@ -17,9 +17,11 @@ __global__ void __launch_bounds__(kWarps * 32, 2) few_rows_kernel(Product p, con
   const int tiles_here = kWarps / warps_per_tile;
   const std::int64_t first_tile = static_cast<std::int64_t>(blockIdx.x) * tiles_here;
   const std::int64_t tile = first_tile + warp / warps_per_tile;
+  const std::int64_t group = blockIdx.y;
+  x += group * p.m.in;
   float sum[N][4] = {};
   if (tile * 16 < p.outs)
-    accumulate<F, N>(p.m, p.m.tile(p.index, p.first_out / 16 + tile), warp % warps_per_tile,
+    accumulate<F, N>(p.m, p.m.tile(0, group * (p.outs / 16) + tile), warp % warps_per_tile,
                      static_cast<int>(p.m.column_tiles()), warps_per_tile, x, p.x_stride, static_cast<int>(p.rows), table,
                      sum);
 #pragma unroll
@@ -33,7 +35,7 @@ __global__ void __launch_bounds__(kWarps * 32, 2) few_rows_kernel(Product p, con
     float v = 0;
     for (int w = 0; w < warps_per_tile; ++w) v += parts[t * warps_per_tile + w][row][i % 16];
     const std::int64_t o = (first_tile + t) * 16 + i % 16;
-    if (o < p.outs) p.y[row * p.y_stride + o] = v / p.m.pre;
+    if (o < p.outs) p.y[row * p.y_stride + group * p.outs + o] = v / p.m.pre;
   }
 }
 
@@ -48,9 +50,9 @@ int choose_warps_per_tile(const Matrix& m, std::int64_t outs) {
 
 template <typename F>
 void few_rows(const Product& p, const __half* x, cudaStream_t stream) {
-  const int warps = choose_warps_per_tile(p.m, p.outs);
+  const int warps = choose_warps_per_tile(p.m, p.outs * p.groups);
   const int tiles_here = kWarps / warps;
-  const auto blocks = static_cast<unsigned>(((p.outs + 15) / 16 + tiles_here - 1) / tiles_here);
+  const dim3 blocks(static_cast<unsigned>(((p.outs + 15) / 16 + tiles_here - 1) / tiles_here), static_cast<unsigned>(p.groups));
   if (p.rows <= 8) few_rows_kernel<F, 1><<<blocks, kWarps * 32, 0, stream>>>(p, x, warps);
   else few_rows_kernel<F, 2><<<blocks, kWarps * 32, 0, stream>>>(p, x, warps);
 }
@@ -68,9 +70,8 @@ void half_product(const Product& p, const __half* x, cudaStream_t stream) {
   many.b = p.m;
   many.x = x;
   many.x_stride = p.x_stride;
-  many.index = p.index;
   many.rows = p.rows;
-  many.first_tile = p.first_out / kTileRows;
+  many.groups = p.groups;
   many.outs = p.outs;
   many.y = p.y;
   many.y_stride = p.y_stride;

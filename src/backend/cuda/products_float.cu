@@ -12,13 +12,17 @@ constexpr int kRowsAtOnce = 8;
 
 /// One warp an output, kRowsAtOnce rows of x.
 __global__ void file_kernel(Product p, const float* x) {
+  const std::int64_t group = blockIdx.z;
+  x += group * p.m.in;
+  p.y += group * p.outs;
   const std::int64_t o = static_cast<std::int64_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
   if (o >= p.outs) return;
   const int lane = threadIdx.x % 32;
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.y) * kRowsAtOnce;
   const int rows = static_cast<int>(min(static_cast<std::int64_t>(kRowsAtOnce), p.rows - first));
-  const std::byte* row = p.m.row(p.index, p.first_out + o);
+  const std::byte* row = p.m.row(0, group * p.outs + o);
   float sum[kRowsAtOnce] = {};
+#pragma unroll 4
   for (std::int64_t k = lane; k < p.m.in; k += 32) {
     const float w = file_value(p.m.type, row, k, p.m.iq2);
 #pragma unroll
@@ -42,10 +46,10 @@ __global__ void __launch_bounds__(256) float_kernel(Product p, const float* x) {
   __shared__ float parts[8][kFloatRows][16];
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
-  const std::int64_t tile = p.first_out / 16 + blockIdx.x;
+  const std::int64_t tile = blockIdx.x;
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.y) * kFloatRows;
   const int rows = static_cast<int>(min(static_cast<std::int64_t>(kFloatRows), p.rows - first));
-  const std::byte* tiles = p.m.tile(p.index, tile);
+  const std::byte* tiles = p.m.tile(0, tile);
   float sum[kFloatRows][2] = {};
   for (std::int64_t column = warp; column < p.m.column_tiles(); column += 8) {
     const std::byte* at = tiles + static_cast<std::uint64_t>(column) * F::kTileBytes;
@@ -100,7 +104,8 @@ __global__ void convert_kernel(const float4* x, std::int64_t quads, uint2* to) {
 }  // namespace
 
 void file_product(const Product& p, const float* x, cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>((p.outs + 3) / 4), static_cast<unsigned>((p.rows + kRowsAtOnce - 1) / kRowsAtOnce));
+  const dim3 grid(static_cast<unsigned>((p.outs + 3) / 4), static_cast<unsigned>((p.rows + kRowsAtOnce - 1) / kRowsAtOnce),
+                  static_cast<unsigned>(p.groups));
   file_kernel<<<grid, 128, 0, stream>>>(p, x);
 }
 

@@ -34,12 +34,8 @@ struct Keys {
       return batch.row_in_pages(segment, p.compressed, b);
     }
     const std::int64_t position = first_window + i - compressed;
-    if (position >= segment.first_position) {
-      auto* fresh = const_cast<std::byte*>(p.fresh) +
-                    static_cast<std::uint64_t>(segment.first_row + position - segment.first_position) *
-                        (p.ring.main_bytes + p.ring.scale_bytes);
-      return {fresh, fresh + p.ring.main_bytes};
-    }
+    if (position >= segment.first_position)
+      return p.fresh_rows.at(p.fresh, static_cast<int>(segment.first_row + position - segment.first_position));
     return p.ring.at(batch.tail(segment), static_cast<int>(position % p.ring.rows));
   }
 };

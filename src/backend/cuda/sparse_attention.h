@@ -20,7 +20,8 @@ struct Attention {
   KvFormat format;
   Rows ring;
   Rows compressed;
-  const std::byte* fresh;        // window rows of this batch
+  std::byte* fresh;              // window rows of this batch
+  Rows fresh_rows;
   const std::int32_t* selected;  // [rows, topk]; null: all visible compressed rows
   const std::int32_t* count;
   int topk;
