@@ -71,11 +71,6 @@ StepLayout step_layout(const BackendConfig& config) {
 
 constexpr std::int64_t kSmallestContext = 2048;
 
-std::uint64_t mixed(std::uint64_t hash, std::uint64_t value) {
-  hash ^= value + 0x9e3779b97f4a7c15ULL + (hash << 6) + (hash >> 2);
-  return hash;
-}
-
 }  // namespace
 
 Status CudaBackend::prepare() {
@@ -287,7 +282,7 @@ void CudaBackend::begin(const BatchView& batch) {
   end_position_ = std::min(std::max(rounded, kSmallestContext), std::max(config_.max_context, end_position_));
   key_ = {batch.rows, logit_rows_, end_position_};
   Recording& recording = recordings_[key_];
-  calls_ = 0;
+  calls_.clear();
   if (recording.graph != nullptr) {
     mode_ = Mode::kReplay;
   } else if (recording.seen++ > 0) {  // the first step of a kind runs as it is, so that every kernel is loaded
@@ -297,7 +292,7 @@ void CudaBackend::begin(const BatchView& batch) {
 }
 
 bool CudaBackend::enqueue(int op, const void* argument) {
-  calls_ = mixed(mixed(calls_, static_cast<std::uint64_t>(op)), reinterpret_cast<std::uintptr_t>(argument));
+  if (mode_ != Mode::kEager) calls_.push_back({op, argument});
   return mode_ != Mode::kReplay;
 }
 
@@ -316,7 +311,13 @@ void CudaBackend::finish_step() {
     }
     recording.calls = calls_;
   }
-  DS4_CHECK(recording.calls == calls_);  // a repeatable step made other calls than before
+  if (recording.calls != calls_) {
+    const auto differs = std::mismatch(calls_.begin(), calls_.end(), recording.calls.begin(), recording.calls.end()).first;
+    check_failed(cat("a repeatable step makes the same calls: ", calls_.size(), " of ", recording.calls.size(), ", call ",
+                     differs - calls_.begin(), " differs")
+                     .c_str(),
+                 __FILE__, __LINE__);
+  }
   if (recording.graph != nullptr) device_.check(cudaGraphLaunch(recording.graph, stream()), "replaying a step");
 }
 

@@ -121,10 +121,15 @@ class CudaBackend final : public Backend {
     std::byte* at(std::int32_t slot) const { return base + static_cast<std::uint64_t>(slot) * bytes; }
   };
   enum class Mode { kEager, kRecord, kReplay };
+  struct Call {
+    int op;
+    const void* argument;
+    bool operator==(const Call&) const = default;
+  };
   using StepKey = std::tuple<int, int, std::int64_t>;  // rows, logit rows, context rounded up
   struct Recording {
     int seen = 0;
-    std::uint64_t calls = 0;  // hash of the op calls
+    std::vector<Call> calls;
     cudaGraphExec_t graph = nullptr;
   };
 
@@ -180,7 +185,7 @@ class CudaBackend final : public Backend {
   Mode mode_ = Mode::kEager;
   StepKey key_{};
   std::map<StepKey, Recording> recordings_;
-  std::uint64_t calls_ = 0;
+  std::vector<Call> calls_;  // of this step, when it is recorded or replayed
 
   const float* half_source_ = nullptr;  // what half_data_ holds
   __half* half_data_ = nullptr;

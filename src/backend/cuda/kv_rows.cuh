@@ -57,6 +57,14 @@ __device__ inline float warp_amax(float v) {
   return __uint_as_float(bits);
 }
 
+/// Nearest bf16, ties to even. In integers: the conversion instruction followed by two byte stores came out of the
+/// compiler (13.0, sm_90) with a wrong low byte.
+__device__ inline std::uint32_t to_bf16(float value) {
+  const std::uint32_t bits = __float_as_uint(value);
+  if (value != value) return bits >> 16 | 0x40;
+  return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
 /// Nearest e4m3 code, ties to even, clamped to 448.
 __device__ inline std::uint8_t to_e4m3(float value) {
   const std::uint8_t sign = (__float_as_uint(value) >> 24) & 0x80;
@@ -118,7 +126,7 @@ __device__ inline void encode_kv_row(KvFormat format, const float* row, int head
   }
   auto* tail = reinterpret_cast<std::uint8_t*>(to.main) + rounded;  // may be at an odd address
   for (int i = lane; i < rope_dim; i += 32) {
-    const std::uint16_t bits = __bfloat16_as_ushort(__float2bfloat16_rn(row[rounded + i]));
+    const std::uint32_t bits = to_bf16(row[rounded + i]);
     tail[2 * i] = static_cast<std::uint8_t>(bits);
     tail[2 * i + 1] = static_cast<std::uint8_t>(bits >> 8);
   }

@@ -275,7 +275,9 @@ void pack_rows(const Matrix& matrix, const std::byte* file_rows, std::int64_t ro
 
 float choose_pre(DType type, float largest) {
   if (type == DType::kF16 || !(largest > 0) || !std::isfinite(largest)) return 1.0F;
-  return std::ldexp(1.0F, std::clamp(9 - std::ilogb(largest), -100, 100));
+  // MXFP4 expands through halves of 2^-14 of the value: its factor must be a half, too.
+  const int exponent = type == DType::kMXFP4 ? 2 : 9;
+  return std::ldexp(1.0F, std::clamp(exponent - std::ilogb(largest), -100, 100));
 }
 
 }  // namespace ds4::cuda

@@ -56,7 +56,7 @@ std::uint64_t matrix_bytes(const Matrix& matrix);
 void pack_rows(const Matrix& matrix, const std::byte* file_rows, std::int64_t rows, std::byte* to, std::uint32_t* largest,
                cudaStream_t stream);
 
-/// The power of two that brings the largest magnitude into [2^9, 2^10).
+/// The power of two that brings the largest magnitude near 2^9 (MXFP4: 2^2).
 float choose_pre(DType type, float largest);
 
 }  // namespace ds4::cuda
