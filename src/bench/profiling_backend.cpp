@@ -63,7 +63,9 @@ void ProfilingBackend::count(Op op, const Args& args) {
 
 void ProfilingBackend::begin(const BatchView& batch) {
   step_.segments = batch.segments;
-  measure(Op::kBegin, [&] { inner_->begin(batch); });
+  BatchView step = batch;
+  step.repeatable = batch.repeatable && mode_ == Mode::kOff;  // counting reads results between the ops
+  measure(Op::kBegin, [&] { inner_->begin(step); });
 }
 
 void ProfilingBackend::upload(void* device, const void* host, std::size_t bytes) {

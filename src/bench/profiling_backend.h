@@ -66,6 +66,7 @@ class ProfilingBackend final : public Backend {
   Profile take();
 
   std::string name() const override { return inner_->name(); }
+  std::optional<std::uint64_t> available_memory() const override { return inner_->available_memory(); }
   std::uint64_t weight_bytes(const HostWeight& weight) const override { return inner_->weight_bytes(weight); }
   std::uint64_t scratch_bytes(const BackendConfig& config) const override { return inner_->scratch_bytes(config); }
   Result<Weight> load(const HostWeight& weight) override { return inner_->load(weight); }

@@ -79,13 +79,23 @@ Status CudaBackend::prepare() {
   const Iq2Tables host = make_iq2_tables();
   upload(tables, &host, sizeof(host));
   iq2_ = static_cast<const Iq2Tables*>(tables);
+  device_.check(cudaEventCreateWithFlags(&fork_, cudaEventDisableTiming), "event");
+  for (int i = 0; i < kBranches; ++i) {
+    device_.check(cudaStreamCreateWithFlags(&sides_[i], cudaStreamNonBlocking), "stream");
+    device_.check(cudaEventCreateWithFlags(&joins_[i], cudaEventDisableTiming), "event");
+  }
   return device_.status();
 }
 
 CudaBackend::~CudaBackend() {
   drop_recording();
-  cudaStreamSynchronize(stream());
+  cudaDeviceSynchronize();
   uploader_.reset();
+  for (int i = 0; i < kBranches; ++i) {
+    if (sides_[i] != nullptr) cudaStreamDestroy(sides_[i]);
+    if (joins_[i] != nullptr) cudaEventDestroy(joins_[i]);
+  }
+  if (fork_ != nullptr) cudaEventDestroy(fork_);
   for (auto& [key, recording] : recordings_)
     if (recording.graph != nullptr) cudaGraphExecDestroy(recording.graph);
   for (void* memory : allocations_) Device::release(memory);
@@ -228,10 +238,11 @@ void CudaBackend::begin(const BatchView& batch) {
   DS4_CHECK(batch.rows > 0 && batch.rows <= config_.max_rows);
   drop_recording();
   // The last step may have been given up: its copy must have left the pinned block before it is written again.
-  if (in_flight_) device_.check(cudaStreamSynchronize(stream()), "computing");
+  if (in_flight_) device_.check(cudaDeviceSynchronize(), "computing");
   in_flight_ = true;
   half_source_ = nullptr;
   qr_source_ = nullptr;
+  heads_source_ = nullptr;
 
   const StepLayout at = step_layout(config_);
   const auto write = [&]<typename T>(std::uint64_t offset, std::span<const T> values) {
@@ -298,6 +309,8 @@ bool CudaBackend::enqueue(int op, const void* argument) {
 
 void CudaBackend::finish_step() {
   flush();
+  for (int i = 0; i < kBranches; ++i) join(i);
+  forked_ = false;
   const Mode mode = mode_;
   mode_ = Mode::kEager;
   if (mode == Mode::kEager) return;
@@ -321,7 +334,27 @@ void CudaBackend::finish_step() {
   if (recording.graph != nullptr) device_.check(cudaGraphLaunch(recording.graph, stream()), "replaying a step");
 }
 
+void CudaBackend::fork() {
+  device_.check(cudaEventRecord(fork_, stream()), "fork");
+  forked_ = true;
+}
+
+cudaStream_t CudaBackend::side(int branch) {
+  if (!running_[branch]) device_.check(cudaStreamWaitEvent(sides_[branch], fork_, 0), "fork");
+  running_[branch] = true;
+  return sides_[branch];
+}
+
+void CudaBackend::join(int branch) {
+  if (!running_[branch]) return;
+  running_[branch] = false;
+  device_.check(cudaEventRecord(joins_[branch], sides_[branch]), "join");
+  device_.check(cudaStreamWaitEvent(stream(), joins_[branch], 0), "join");
+}
+
 void CudaBackend::drop_recording() {
+  std::fill(std::begin(running_), std::end(running_), false);
+  forked_ = false;
   pending_post_.reset();
   pending_mix_.reset();
   if (mode_ == Mode::kRecord) {

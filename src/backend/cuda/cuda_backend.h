@@ -36,20 +36,23 @@ namespace ds4::cuda {
 
 /// Device memory of all ops; see scratch.cu.
 struct Scratch {
-  __half* mixed_half;     // [rows, d]: the sub-layer's input
+  __half* mixed_half;     // [2 * rows, d]: the sub-layer's input, high parts and low parts (products.h)
   __half* qr_half;        // [rows, q_lora]
   __half* wide_half;      // [rows, widest]: any other input
   float* low_rank;        // [rows, G * o_lora]
+  __half* low_rank_half;
   float* kv;              // [rows, head_dim]
   float* z;               // [rows, 2 * head_dim]
   float* g;
+  float* index_z;         // [rows, 2 * index_dim]
+  float* index_g;
   std::byte* fresh_rows;  // [rows] encoded
   float* index_queries;   // [rows, index_heads * index_dim]
   __half* index_half;
   float* index_weights;   // [rows, index_heads]
   float* index_scores;    // [score_rows, max_context / 4]
   float* attention_parts;
-  float* route_logits;    // [rows, experts]
+  float* route_logits;    // [2 * rows, experts]
   __half* hidden;         // [rows * used, expert_ff]
   __half* shared_hidden;  // [rows, shared_ff]
   float* pair_out;        // [rows * used, max(d, expert_ff)]
@@ -154,13 +157,18 @@ class CudaBackend final : public Backend {
   /// `x` as halves: what the norm left, or converted into `to`.
   const __half* halves(const float* x, std::int64_t rows, std::int64_t columns, __half* to);
   /// y = m x for the rows of the batch, tensor cores where the matrix is tiled.
-  void multiply(const Matrix& m, const float* x, std::int64_t rows, float* y, __half* space);
-  void multiply_exactly(const Matrix& m, const float* x, std::int64_t rows, float* y);
+  void multiply(const Matrix& m, const float* x, std::int64_t rows, float* y, __half* space, cudaStream_t stream);
   void run_hc_sums(const HyperConnectionWeights& hc, Tensor streams, const HcPost& post, const std::int32_t* rows_of, int rows,
                    int controls);
-  void run_mix(const float* norm_weight, __half* y_half);
+  void run_mix(const float* norm_weight, __half* y_half, __half* y_low);
 
   cudaStream_t stream() const { return device_.stream(); }
+  /// The window and compressor branches run beside the queries: side stream `branch` starts after `fork_`.
+  void fork();
+  cudaStream_t side(int branch);
+  void join(int branch);
+  /// The stream for an op that may run beside the queries.
+  cudaStream_t branch(int number, const float* x, const Weight& weight);
 
   Device device_;
   const bool exact_;
@@ -187,9 +195,17 @@ class CudaBackend final : public Backend {
   std::map<StepKey, Recording> recordings_;
   std::vector<Call> calls_;  // of this step, when it is recorded or replayed
 
+  static constexpr int kBranches = 3;  // window rows, compressor, indexer's compressor
+  cudaStream_t sides_[kBranches] = {};
+  cudaEvent_t fork_ = nullptr;
+  cudaEvent_t joins_[kBranches] = {};
+  bool forked_ = false;             // fork_ was recorded in this layer
+  bool running_[kBranches] = {};    // the branch has work that nobody has waited for
+
   const float* half_source_ = nullptr;  // what half_data_ holds
   __half* half_data_ = nullptr;
   const float* qr_source_ = nullptr;    // what scratch_.qr_half holds
+  const float* heads_source_ = nullptr; // what scratch_.wide_half holds
   WindowRows window_{};                 // of the layer at work
   std::optional<HcPostArgs> pending_post_;
   std::optional<HcMix> pending_mix_;

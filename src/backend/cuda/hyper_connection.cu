@@ -21,20 +21,23 @@ __device__ void mix_column(float (&x)[kMaxStreams], float o, const float* post, 
     if (k < n) x[k] = mixed[k];
 }
 
-__device__ float fn_value(const Matrix& fn, int control, std::int64_t at) {
+/// Two neighbouring values of a control's row; `at` is even where the row is f16.
+__device__ float2 fn_pair(const Matrix& fn, int control, std::int64_t at, bool second) {
   const std::byte* row = fn.row(0, control);
-  if (fn.type == DType::kF16) return __half2float(reinterpret_cast<const __half*>(row)[at]);
-  return file_value(fn.type, row, at, fn.iq2);
+  if (fn.type == DType::kF16 && second && at % 2 == 0) return __half22float2(*reinterpret_cast<const __half2*>(row + 2 * at));
+  return {file_value(fn.type, row, at, fn.iq2), second ? file_value(fn.type, row, at + 1, fn.iq2) : 0.0F};
 }
 
 constexpr int kSumWarps = 8;
+constexpr int kSumsPerWarp = (kMaxHcSums + kSumWarps - 1) / kSumWarps;
 
-/// Block (slice of columns, kRows rows). Warps take the sums in turn; lanes the columns.
-template <int kRows>
+/// Block (slice of columns, kRows rows). A warp takes every eighth sum; lanes take two columns at a time of all streams.
+/// kStreams is 4, or 0 for any number.
+template <int kRows, int kStreams>
 __global__ void __launch_bounds__(kSumWarps * 32) sums_kernel(const HcSums p) {
-  extern __shared__ float v[];  // [kRows][streams][columns of the slice]
-  const int n = p.streams_count;
-  const int slice_columns = (p.hidden + kHcSlices - 1) / kHcSlices;
+  extern __shared__ float v[];  // [kRows][streams][slice_columns]
+  const int n = kStreams == 0 ? p.streams_count : kStreams;
+  const int slice_columns = (p.hidden + 2 * kHcSlices - 1) / (2 * kHcSlices) * 2;
   const int first = blockIdx.x * slice_columns;
   const int columns = max(0, min(slice_columns, p.hidden - first));
   const int first_row = blockIdx.y * kRows;
@@ -45,13 +48,16 @@ __global__ void __launch_bounds__(kSumWarps * 32) sums_kernel(const HcSums p) {
     const std::int64_t row = p.source_row == nullptr ? first_row + r : p.source_row[first_row + r];
     float* streams = p.streams + row * n * p.hidden + first + c;
     float x[kMaxStreams];
+#pragma unroll
     for (int k = 0; k < kMaxStreams; ++k)
       if (k < n) x[k] = streams[static_cast<std::int64_t>(k) * p.hidden];
     if (p.post.o != nullptr) {
       mix_column(x, p.post.o[row * p.hidden + first + c], p.post.post + row * n, p.post.comb + row * n * n, n);
+#pragma unroll
       for (int k = 0; k < kMaxStreams; ++k)
         if (k < n) streams[static_cast<std::int64_t>(k) * p.hidden] = x[k];
     }
+#pragma unroll
     for (int k = 0; k < kMaxStreams; ++k)
       if (k < n) v[(r * n + k) * slice_columns + c] = x[k];
   }
@@ -59,33 +65,48 @@ __global__ void __launch_bounds__(kSumWarps * 32) sums_kernel(const HcSums p) {
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   const int pairs = n * (n + 1) / 2;
-  for (int s = warp; s < p.controls + pairs; s += kSumWarps) {
-    float sum[kRows] = {};
-    if (s < p.controls) {
-      for (int k = 0; k < n; ++k)
-        for (int c = lane; c < columns; c += 32) {
-          const float w = fn_value(p.fn, s, static_cast<std::int64_t>(k) * p.hidden + first + c);
+  float sum[kSumsPerWarp][kRows] = {};
+  for (int c = lane * 2; c < columns; c += 64) {
+    const bool second = c + 1 < columns;
 #pragma unroll
-          for (int r = 0; r < kRows; ++r)
-            if (r < rows) sum[r] += w * v[(r * n + k) * slice_columns + c];
+    for (int i = 0; i < kSumsPerWarp; ++i) {
+      const int s = warp + i * kSumWarps;
+      if (s < p.controls) {
+#pragma unroll
+        for (int k = 0; k < kMaxStreams; ++k) {
+          if (k >= n) continue;
+          const float2 w = fn_pair(p.fn, s, static_cast<std::int64_t>(k) * p.hidden + first + c, second);
+#pragma unroll
+          for (int r = 0; r < kRows; ++r) {
+            if (r >= rows) continue;
+            const float* at = v + (r * n + k) * slice_columns + c;
+            sum[i][r] += w.x * at[0] + (second ? w.y * at[1] : 0.0F);
+          }
         }
-    } else {
-      int a = 0;
-      int b = s - p.controls;  // pairs (0,0) (0,1) .. (0,n-1) (1,1) ..
-      while (b >= n - a) b -= n - a, ++a;
-      b += a;
-      for (int c = lane; c < columns; c += 32)
+      } else if (s < p.controls + pairs) {
+        int a = 0;
+        int b = s - p.controls;  // pairs (0,0) (0,1) .. (0,n-1) (1,1) ..
+        while (b >= n - a) b -= n - a, ++a;
+        b += a;
 #pragma unroll
-        for (int r = 0; r < kRows; ++r)
-          if (r < rows) sum[r] += v[(r * n + a) * slice_columns + c] * v[(r * n + b) * slice_columns + c];
-    }
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      const float total = warp_sum(sum[r]);
-      if (lane == 0 && r < rows)
-        p.sums[(static_cast<std::int64_t>(first_row + r) * kHcSlices + blockIdx.x) * kMaxHcSums + s] = total;
+        for (int r = 0; r < kRows; ++r) {
+          if (r >= rows) continue;
+          const float* x = v + (r * n + a) * slice_columns + c;
+          const float* y = v + (r * n + b) * slice_columns + c;
+          sum[i][r] += x[0] * y[0] + (second ? x[1] * y[1] : 0.0F);
+        }
+      }
     }
   }
+#pragma unroll
+  for (int i = 0; i < kSumsPerWarp; ++i)
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const int s = warp + i * kSumWarps;
+      const float total = warp_sum(sum[i][r]);
+      if (lane == 0 && r < rows && s < p.controls + pairs)
+        p.sums[(static_cast<std::int64_t>(first_row + r) * kHcSlices + blockIdx.x) * kMaxHcSums + s] = total;
+    }
 }
 
 /// Row soft-max, then columns and rows in turn, ending on columns. Lane (j, k) of 16 holds an entry when n is 4.
@@ -135,19 +156,39 @@ __device__ void sinkhorn(float* c, int n, int iterations, float eps) {
 /// Block (256 columns, row). Every block works out the row's controls for itself: cheaper than another kernel.
 __global__ void __launch_bounds__(256) mix_kernel(const HcMix p) {
   __shared__ float m[kMaxHcSums];
+  __shared__ float quarter[4][64];
   __shared__ float pre[kMaxStreams];
   __shared__ float comb[kMaxStreams * kMaxStreams];
   __shared__ float norm;
   const int n = p.streams_count;
   const int row = blockIdx.y;
   const int sums = p.controls + n * (n + 1) / 2;
-  if (threadIdx.x < sums) {
-    const float* part = p.sums + static_cast<std::int64_t>(row) * kHcSlices * kMaxHcSums + threadIdx.x;
-    float v = 0;
+  // The streams are on their way while the controls are worked out.
+  const int c = blockIdx.x * 256 + threadIdx.x;
+  const std::int64_t source = p.source_row == nullptr ? row : p.source_row[row];
+  float x[kMaxStreams] = {};
+  float weight = 1.0F;
+  if (c < p.hidden) {
 #pragma unroll
-    for (int s = 0; s < kHcSlices; ++s) v += part[s * kMaxHcSums];
-    m[threadIdx.x] = v;
+    for (int k = 0; k < kMaxStreams; ++k)
+      if (k < n) x[k] = p.streams[(source * n + k) * p.hidden + c];
+    if (p.norm_weight != nullptr) weight = p.norm_weight[c];
   }
+  static_assert(kMaxHcSums <= 64 && kHcSlices % 4 == 0);
+  {
+    const int s = threadIdx.x % 64;
+    const int q = threadIdx.x / 64;
+    const float* part = p.sums + (static_cast<std::int64_t>(row) * kHcSlices + q * (kHcSlices / 4)) * kMaxHcSums + s;
+    float v = 0;
+    if (s < sums) {
+#pragma unroll
+      for (int i = 0; i < kHcSlices / 4; ++i) v += part[i * kMaxHcSums];
+    }
+    quarter[q][s] = v;
+  }
+  __syncthreads();
+  if (threadIdx.x < sums)
+    m[threadIdx.x] = quarter[0][threadIdx.x] + quarter[1][threadIdx.x] + quarter[2][threadIdx.x] + quarter[3][threadIdx.x];
   __syncthreads();
   if (threadIdx.x < 32) {
     const float* gram = m + p.controls;
@@ -179,15 +220,18 @@ __global__ void __launch_bounds__(256) mix_kernel(const HcMix p) {
     }
   }
   __syncthreads();
-  const int c = blockIdx.x * 256 + threadIdx.x;
   if (c >= p.hidden) return;
-  const std::int64_t source = p.source_row == nullptr ? row : p.source_row[row];
-  const float* streams = p.streams + source * n * p.hidden + c;
   float y = 0;
-  for (int k = 0; k < n; ++k) y += pre[k] * streams[static_cast<std::int64_t>(k) * p.hidden];
-  if (p.norm_weight != nullptr) y = y * norm * p.norm_weight[c];
-  p.y[static_cast<std::int64_t>(row) * p.hidden + c] = y;
-  if (p.y_half != nullptr) p.y_half[static_cast<std::int64_t>(row) * p.hidden + c] = to_half(y);
+#pragma unroll
+  for (int k = 0; k < kMaxStreams; ++k)
+    if (k < n) y += pre[k] * x[k];
+  if (p.norm_weight != nullptr) y = y * norm * weight;
+  const std::int64_t at = static_cast<std::int64_t>(row) * p.hidden + c;
+  p.y[at] = y;
+  if (p.y_half == nullptr) return;
+  const __half high = to_half(y);
+  p.y_half[at] = high;
+  if (p.y_low != nullptr) p.y_low[at] = to_half((y - __half2float(high)) * kLowScale);
 }
 
 __global__ void post_kernel(float* streams, HcPost p, int n, int hidden) {
@@ -206,13 +250,14 @@ __global__ void post_kernel(float* streams, HcPost p, int n, int hidden) {
 }  // namespace
 
 void hc_sums(const HcSums& p, cudaStream_t stream) {
-  const auto row_bytes =
-      static_cast<std::size_t>(p.streams_count) * static_cast<std::size_t>((p.hidden + kHcSlices - 1) / kHcSlices) * sizeof(float);
-  if (p.rows < 64) {
-    sums_kernel<1><<<dim3(kHcSlices, static_cast<unsigned>(p.rows)), kSumWarps * 32, row_bytes, stream>>>(p);
-  } else {
-    sums_kernel<8><<<dim3(kHcSlices, static_cast<unsigned>((p.rows + 7) / 8)), kSumWarps * 32, 8 * row_bytes, stream>>>(p);
-  }
+  const std::size_t row_bytes = static_cast<std::size_t>(p.streams_count) *
+                                static_cast<std::size_t>((p.hidden + 2 * kHcSlices - 1) / (2 * kHcSlices) * 2) * sizeof(float);
+  const auto launch = [&](auto kernel, int rows) {
+    kernel<<<dim3(kHcSlices, static_cast<unsigned>((p.rows + rows - 1) / rows)), kSumWarps * 32,
+             static_cast<std::size_t>(rows) * row_bytes, stream>>>(p);
+  };
+  if (p.rows < 64) p.streams_count == 4 ? launch(sums_kernel<1, 4>, 1) : launch(sums_kernel<1, 0>, 1);
+  else p.streams_count == 4 ? launch(sums_kernel<8, 4>, 8) : launch(sums_kernel<8, 0>, 8);
 }
 
 void hc_mix(const HcMix& p, cudaStream_t stream) {

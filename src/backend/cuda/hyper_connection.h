@@ -8,11 +8,12 @@
 #include <cstdint>
 
 #include "backend/cuda/matrix.h"
+#include "backend/cuda/products.h"
 
 namespace ds4::cuda {
 
 inline constexpr int kMaxStreams = 4;
-inline constexpr int kHcSlices = 32;
+inline constexpr int kHcSlices = 64;
 /// Sums of one row and slice: controls, then the products of every two streams.
 inline constexpr int kMaxHcSums = (2 + kMaxStreams) * kMaxStreams + kMaxStreams * (kMaxStreams + 1) / 2;
 
@@ -54,6 +55,7 @@ struct HcMix {
   float* comb;               // out [rows, hc, hc]
   const float* norm_weight;  // [d]: y is normalised (§2.3); null: it is not
   __half* y_half;            // out as well, or null
+  __half* y_low;             // what the halves leave of y, times kLowScale; or null
 };
 void hc_mix(const HcMix& p, cudaStream_t stream);
 

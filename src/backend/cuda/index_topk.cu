@@ -91,6 +91,7 @@ __global__ void __launch_bounds__(256) half_scores_kernel(const Batch batch, con
       const SegmentView& segment = batch.segments[segment_number];
       const std::int64_t stored = (segment.first_position + segment.rows) / p.ratio;
       __syncthreads();
+#pragma unroll 4
       for (int k = warp; k < kKeys; k += 8) {
         const std::int64_t key = first_key + k;
         if (key >= stored) {
@@ -98,7 +99,16 @@ __global__ void __launch_bounds__(256) half_scores_kernel(const Batch batch, con
           continue;
         }
         const RowPlace place = batch.row_in_pages(segment, p.store, key);
-        for (int d = lane; d < kIndexDim; d += 32) keys[k][d] = __float2half_rn(index_value(p.format, place, d));
+        if (p.format == KvFormat::kPacked) {  // four values a lane; a value is exact in f16
+          const std::uint32_t four = *reinterpret_cast<const std::uint16_t*>(place.main + lane * 2);
+          const float scale = e8m0(reinterpret_cast<const std::uint8_t*>(place.scale)[lane / 8]);
+          const auto value = [&](int i) { return from_e2m1(four >> (4 * i) & 15) * scale; };
+          auto* to = reinterpret_cast<__half2*>(&keys[k][lane * 4]);
+          to[0] = __floats2half2_rn(value(0), value(1));
+          to[1] = __floats2half2_rn(value(2), value(3));
+        } else {
+          for (int d = lane; d < kIndexDim; d += 32) keys[k][d] = __float2half_rn(index_value(p.format, place, d));
+        }
       }
       __syncthreads();
 #pragma unroll

@@ -7,57 +7,59 @@ namespace ds4::cuda {
 
 namespace {
 
-/// Norm, rotation of the last pairs; row in shared memory, one warp.
+constexpr int kThreads = 256;
+
+/// Norm, rotation of the last pairs, by the whole block; row in shared memory, space as in block_sum().
 __device__ void finish_row(float* row, const float* weight, int width, float eps, const float* frequencies, int pairs,
-                           std::int64_t position) {
-  const int lane = threadIdx.x % 32;
-  __syncwarp();
+                           std::int64_t position, float* space) {
   float squares = 0;
-  for (int i = lane; i < width; i += 32) squares += row[i] * row[i];
-  const float r = rsqrtf(warp_sum(squares) / static_cast<float>(width) + eps);
-  for (int i = lane; i < width; i += 32) row[i] *= r * weight[i];
-  __syncwarp();
-  for (int i = lane; i < pairs; i += 32) {
-    float* pair = row + width - 2 * pairs + 2 * i;
-    rotate_pair(pair[0], pair[1], position, frequencies[i]);
+  for (int i = threadIdx.x; i < width; i += kThreads) squares += row[i] * row[i];
+  const float r = rsqrtf(block_sum(squares, space) / static_cast<float>(width) + eps);
+  const int plain = width - 2 * pairs;
+  for (int i = threadIdx.x; i < plain; i += kThreads) row[i] *= r * weight[i];
+  for (int i = threadIdx.x; i < pairs; i += kThreads) {
+    const int at = plain + 2 * i;
+    float a = row[at] * (r * weight[at]);
+    float b = row[at + 1] * (r * weight[at + 1]);
+    rotate_pair(a, b, position, frequencies[i]);
+    row[at] = a;
+    row[at + 1] = b;
   }
-  __syncwarp();
+  __syncthreads();
 }
 
 __device__ void copy_bytes(std::byte* to, const std::byte* from, std::uint32_t bytes) {
-  for (std::uint32_t i = threadIdx.x % 32; i < bytes; i += 32) to[i] = from[i];
+  for (std::uint32_t i = threadIdx.x; i < bytes; i += kThreads) to[i] = from[i];
 }
 
-/// A warp a row.
-__global__ void window_kernel(const Batch batch, const WindowRows p) {
-  extern __shared__ float shared[];
-  const int warp = threadIdx.x / 32;
-  const int row = blockIdx.x * (blockDim.x / 32) + warp;
-  if (row >= batch.rows) return;
-  float* values = shared + warp * p.head_dim;
-  for (int i = threadIdx.x % 32; i < p.head_dim; i += 32) values[i] = p.kv[static_cast<std::int64_t>(row) * p.head_dim + i];
+__device__ void copy_row(const Rows& layout, RowPlace to, RowPlace from) {
+  copy_bytes(to.main, from.main, layout.main_bytes);
+  copy_bytes(to.scale, from.scale, layout.scale_bytes);
+}
+
+/// A block a row.
+__global__ void __launch_bounds__(kThreads) window_kernel(const Batch batch, const WindowRows p) {
+  extern __shared__ float values[];
+  __shared__ float space[33];
+  const int row = blockIdx.x;
+  for (int i = threadIdx.x; i < p.head_dim; i += kThreads) values[i] = p.kv[static_cast<std::int64_t>(row) * p.head_dim + i];
   const std::int64_t position = batch.positions[row];
-  finish_row(values, p.weight, p.head_dim, p.eps, p.frequencies, p.pairs, position);
+  const SegmentView segment = batch.segments[batch.segment_of[row]];
+  finish_row(values, p.weight, p.head_dim, p.eps, p.frequencies, p.pairs, position, space);
   const RowPlace fresh = p.fresh_rows.at(p.fresh, row);
   encode_kv_row(p.format, values, p.head_dim, 2 * p.pairs, fresh);
-  const SegmentView& segment = batch.segments[batch.segment_of[row]];
   if (segment.rows > kRewindSlack) return;
-  __syncwarp();
-  const RowPlace place = p.ring.at(batch.tail(segment), static_cast<int>(position % p.ring.rows));
-  copy_bytes(place.main, fresh.main, p.ring.main_bytes);
-  copy_bytes(place.scale, fresh.scale, p.ring.scale_bytes);
+  // Encoded again rather than copied: every thread of the block would have to wait for the first copy.
+  encode_kv_row(p.format, values, p.head_dim, 2 * p.pairs,
+                p.ring.at(batch.tail(segment), static_cast<int>(position % p.ring.rows)));
 }
 
-__global__ void store_window_kernel(const Batch batch, const WindowRows p) {
-  const int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
-  if (row >= batch.rows) return;
+__global__ void __launch_bounds__(kThreads) store_window_kernel(const Batch batch, const WindowRows p) {
+  const int row = blockIdx.x;
   const SegmentView& segment = batch.segments[batch.segment_of[row]];
   const std::int64_t position = batch.positions[row];
   if (segment.rows <= kRewindSlack || position < segment.first_position + segment.rows - p.ring.rows) return;
-  const RowPlace fresh = p.fresh_rows.at(p.fresh, row);
-  const RowPlace place = p.ring.at(batch.tail(segment), static_cast<int>(position % p.ring.rows));
-  copy_bytes(place.main, fresh.main, p.ring.main_bytes);
-  copy_bytes(place.scale, fresh.scale, p.ring.scale_bytes);
+  copy_row(p.ring, p.ring.at(batch.tail(segment), static_cast<int>(position % p.ring.rows)), p.fresh_rows.at(p.fresh, row));
 }
 
 struct TokenState {
@@ -104,8 +106,9 @@ __device__ float pool(const TokenState& states, std::int64_t b, int n) {
 }
 
 /// A block a row of the batch: it keeps the token's state and, when the token completes a block, makes the row.
-__global__ void __launch_bounds__(256) compress_kernel(const Batch batch, const CompressRows p) {
+__global__ void __launch_bounds__(kThreads) compress_kernel(const Batch batch, const CompressRows p) {
   extern __shared__ float values[];
+  __shared__ float space[33];
   const int row = blockIdx.x;
   const SegmentView& segment = batch.segments[batch.segment_of[row]];
   const std::int64_t position = batch.positions[row];
@@ -115,12 +118,10 @@ __global__ void __launch_bounds__(256) compress_kernel(const Batch batch, const 
   if ((position + 1) % p.ratio != 0) return;
   const std::int64_t b = position / p.ratio;
   for (int n = threadIdx.x; n < p.row_width; n += blockDim.x) values[n] = pool(states, b, n);
-  __syncthreads();
-  if (threadIdx.x >= 32) return;
-  finish_row(values, p.norm, p.row_width, p.eps, p.frequencies, p.pairs, b * p.ratio);
   const RowPlace place = batch.row_in_pages(segment, p.store, b);
-  if (p.indexer) encode_index_row(p.format, values, p.row_width, place);
-  else encode_kv_row(p.format, values, p.row_width, 2 * p.pairs, place);
+  finish_row(values, p.norm, p.row_width, p.eps, p.frequencies, p.pairs, b * p.ratio, space);
+  if (!p.indexer) encode_kv_row(p.format, values, p.row_width, 2 * p.pairs, place);
+  else if (threadIdx.x < 32) encode_index_row(p.format, values, p.row_width, place);
 }
 
 __global__ void store_states_kernel(const Batch batch, const CompressRows p) {
@@ -135,19 +136,17 @@ __global__ void store_states_kernel(const Batch batch, const CompressRows p) {
 }  // namespace
 
 void make_window_rows(const Batch& batch, const WindowRows& p, cudaStream_t stream) {
-  const int warps = batch.rows >= 64 ? 4 : 1;
-  const auto shared = static_cast<std::size_t>(warps) * static_cast<std::size_t>(p.head_dim) * sizeof(float);
-  window_kernel<<<static_cast<unsigned>((batch.rows + warps - 1) / warps), static_cast<unsigned>(warps * 32), shared, stream>>>(
-      batch, p);
+  const auto shared = static_cast<std::size_t>(p.head_dim) * sizeof(float);
+  window_kernel<<<static_cast<unsigned>(batch.rows), kThreads, shared, stream>>>(batch, p);
 }
 
 void store_window_rows(const Batch& batch, const WindowRows& p, cudaStream_t stream) {
-  store_window_kernel<<<static_cast<unsigned>((batch.rows + 3) / 4), 128, 0, stream>>>(batch, p);
+  store_window_kernel<<<static_cast<unsigned>(batch.rows), kThreads, 0, stream>>>(batch, p);
 }
 
 void compress_rows(const Batch& batch, const CompressRows& p, bool long_segments, cudaStream_t stream) {
   const auto shared = static_cast<std::size_t>(p.row_width) * sizeof(float);
-  compress_kernel<<<static_cast<unsigned>(batch.rows), 256, shared, stream>>>(batch, p);
+  compress_kernel<<<static_cast<unsigned>(batch.rows), kThreads, shared, stream>>>(batch, p);
   if (long_segments) store_states_kernel<<<static_cast<unsigned>(batch.rows), 256, 0, stream>>>(batch, p);
 }
 

@@ -99,20 +99,22 @@ __device__ inline float from_e2m1(std::uint32_t code) {
   return (code & 8) != 0 ? -v : v;
 }
 
-/// One warp encodes row[0..head_dim) (shared or global memory) in any format.
+/// The block encodes row[0..head_dim) (shared memory) in any format; a warp a block of FP8.
 __device__ inline void encode_kv_row(KvFormat format, const float* row, int head_dim, int rope_dim, RowPlace to) {
-  const int lane = threadIdx.x % 32;
+  const int thread = threadIdx.x;
+  const int threads = blockDim.x;
   if (format == KvFormat::kF32) {
-    for (int i = lane; i < head_dim; i += 32) reinterpret_cast<float*>(to.main)[i] = row[i];
+    for (int i = thread; i < head_dim; i += threads) reinterpret_cast<float*>(to.main)[i] = row[i];
     return;
   }
   if (format == KvFormat::kF16) {
-    for (int i = lane; i < head_dim; i += 32) reinterpret_cast<__half*>(to.main)[i] = __float2half_rn(row[i]);
+    for (int i = thread; i < head_dim; i += threads) reinterpret_cast<__half*>(to.main)[i] = __float2half_rn(row[i]);
     return;
   }
+  const int lane = thread % 32;
   const int rounded = head_dim - rope_dim;
   auto* codes = reinterpret_cast<std::uint8_t*>(to.main);
-  for (int block = 0; block * 64 < rounded; ++block) {
+  for (int block = thread / 32; block * 64 < rounded; block += threads / 32) {
     const int a = block * 64 + lane;
     const int b = a + 32;
     const float va = a < rounded ? row[a] : 0.0F;
@@ -124,8 +126,8 @@ __device__ inline void encode_kv_row(KvFormat format, const float* row, int head
     if (b < rounded) codes[b] = to_e4m3(__fdiv_rn(vb, scale));
     if (lane == 0) reinterpret_cast<std::uint8_t*>(to.scale)[block] = code;
   }
-  auto* tail = reinterpret_cast<std::uint8_t*>(to.main) + rounded;  // may be at an odd address
-  for (int i = lane; i < rope_dim; i += 32) {
+  auto* tail = codes + rounded;  // may be at an odd address
+  for (int i = thread; i < rope_dim; i += threads) {
     const std::uint32_t bits = to_bf16(row[rounded + i]);
     tail[2 * i] = static_cast<std::uint8_t>(bits);
     tail[2 * i + 1] = static_cast<std::uint8_t>(bits >> 8);

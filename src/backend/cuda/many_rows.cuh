@@ -125,7 +125,8 @@ __global__ void __launch_bounds__(kBlockWarps * 32, 2) many_rows_kernel(const Ma
         if (place >= places || o >= p.outs) continue;
         const std::int64_t at = (first_place + place) * p.y_stride + group * p.outs + o;
         if constexpr (kOutput == Output::kPlain) {
-          p.y[at] = sum[i][n][e] * inverse;
+          if (p.hidden != nullptr) p.hidden[at] = to_half(sum[i][n][e] * inverse);
+          else p.y[at] = sum[i][n][e] * inverse;
         } else {
           const float gate = fminf(sum[i][n][e] * inverse, p.limit);
           const float up = fminf(fmaxf(sum[i + kOwn][n][e] / p.b.pre, -p.limit), p.limit);

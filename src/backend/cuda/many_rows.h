@@ -27,7 +27,7 @@ struct ManyRows {
   std::int64_t outs;
   int groups;  // as in Product; 0 counts as 1
   float* y;            // plain: [place][y_stride]
-  __half* hidden;      // gated: [place][y_stride]
+  __half* hidden;      // gated, and plain where y is wanted as halves: [place][y_stride]
   std::int64_t y_stride;
   const float* weight;  // gated: factor of a place, or null
   float limit;

@@ -20,7 +20,7 @@ States states_of(const StateRing& ring) { return {ring.offset, ring.slots, ring.
 // --- what ops share
 
 void CudaBackend::flush() {
-  if (pending_mix_) run_mix(nullptr, nullptr);
+  if (pending_mix_) run_mix(nullptr, nullptr, nullptr);
   if (!pending_post_) return;
   const HcPostArgs& p = *pending_post_;
   cuda::hc_post(p.streams.data, {p.o.data, p.post.data, p.comb.data}, config_.dims.hc, config_.dims.hidden,
@@ -32,23 +32,24 @@ void CudaBackend::flush() {
 const __half* CudaBackend::halves(const float* x, std::int64_t rows, std::int64_t columns, __half* to) {
   if (x == half_source_) return half_data_;
   if (x == qr_source_) return scratch_.qr_half;
+  if (x == heads_source_) return scratch_.wide_half;
+  if (to == scratch_.wide_half) heads_source_ = nullptr;
   convert_to_half(x, rows, columns, to, stream());
   device_.launched("convert_to_half");
   return to;
 }
 
-void CudaBackend::multiply(const Matrix& m, const float* x, std::int64_t rows, float* y, __half* space) {
+void CudaBackend::multiply(const Matrix& m, const float* x, std::int64_t rows, float* y, __half* space, cudaStream_t on) {
   const Product p{.m = m, .outs = m.out, .rows = rows, .x_stride = m.in, .y = y, .y_stride = m.out};
-  if (m.tiled) half_product(p, halves(x, rows, m.in, space), stream());
-  else file_product(p, x, stream());
+  if (m.tiled) half_product(p, halves(x, rows, m.in, space), on);
+  else file_product(p, x, on);
   device_.launched("product");
 }
 
-void CudaBackend::multiply_exactly(const Matrix& m, const float* x, std::int64_t rows, float* y) {
-  const Product p{.m = m, .outs = m.out, .rows = rows, .x_stride = m.in, .y = y, .y_stride = m.out};
-  if (m.tiled) float_product(p, x, stream());
-  else file_product(p, x, stream());
-  device_.launched("exact product");
+cudaStream_t CudaBackend::branch(int number, const float* x, const Weight& weight) {
+  // Only work that shares no scratch with the other branches: products of halves that are there already.
+  const bool ready = forked_ && x == half_source_ && matrix(weight).tiled;
+  return ready ? side(number) : stream();
 }
 
 void CudaBackend::run_hc_sums(const HyperConnectionWeights& hc, Tensor streams, const HcPost& post,
@@ -66,9 +67,10 @@ void CudaBackend::run_hc_sums(const HyperConnectionWeights& hc, Tensor streams, 
   device_.launched("hc_sums");
 }
 
-void CudaBackend::run_mix(const float* norm_weight, __half* y_half) {
+void CudaBackend::run_mix(const float* norm_weight, __half* y_half, __half* y_low) {
   pending_mix_->norm_weight = norm_weight;
   pending_mix_->y_half = y_half;
+  pending_mix_->y_low = y_low;
   hc_mix(*pending_mix_, stream());
   device_.launched("hc_mix");
   pending_mix_.reset();
@@ -112,7 +114,8 @@ void CudaBackend::hc_pre(const HcPreArgs& args) {
                        .post = args.post.data,
                        .comb = args.comb.data,
                        .norm_weight = nullptr,
-                       .y_half = nullptr};
+                       .y_half = nullptr,
+                       .y_low = nullptr};
 }
 
 void CudaBackend::hc_head(const HcHeadArgs& args) {
@@ -138,7 +141,8 @@ void CudaBackend::hc_head(const HcHeadArgs& args) {
                        .post = nullptr,
                        .comb = nullptr,
                        .norm_weight = nullptr,
-                       .y_half = nullptr};
+                       .y_half = nullptr,
+                       .y_low = nullptr};
 }
 
 void CudaBackend::hc_post(const HcPostArgs& args) {
@@ -155,10 +159,12 @@ void CudaBackend::rms_norm(const RmsNormArgs& args) {
   half_source_ = args.y.data;
   half_data_ = follows && pending_mix_->head ? scratch_.head_half : scratch_.mixed_half;
   if (args.x.rows > config_.max_rows || width > config_.dims.hidden) half_source_ = nullptr, half_data_ = nullptr;
+  __half* low = half_data_ == scratch_.mixed_half ? half_data_ + args.x.rows * width : nullptr;
   if (follows) {
-    run_mix(vector(args.weight), half_data_);
+    run_mix(vector(args.weight), half_data_, low);
   } else {
-    norm_rows(args.x.data, vector(args.weight), config_.dims.rms_eps, args.x.rows, width, args.y.data, half_data_, stream());
+    norm_rows(args.x.data, vector(args.weight), config_.dims.rms_eps, args.x.rows, width, args.y.data, half_data_, low,
+              stream());
     device_.launched("rms_norm");
   }
 }
@@ -167,10 +173,12 @@ void CudaBackend::query_heads(const QueryHeadsArgs& args) {
   if (!enqueue(kQuery, args.q.data)) return;
   flush();
   const Dims& d = config_.dims;
-  multiply(matrix(args.q_a), args.x.data, batch_.rows, args.qr.data, scratch_.wide_half);
-  norm_rows(args.qr.data, vector(args.q_a_norm), d.rms_eps, batch_.rows, d.q_lora, args.qr.data, scratch_.qr_half, stream());
+  if (args.x.data == half_source_) fork();
+  multiply(matrix(args.q_a), args.x.data, batch_.rows, args.qr.data, scratch_.wide_half, stream());
+  norm_rows(args.qr.data, vector(args.q_a_norm), d.rms_eps, batch_.rows, d.q_lora, args.qr.data, scratch_.qr_half,
+            nullptr, stream());
   qr_source_ = args.qr.data;
-  multiply(matrix(args.q_b), args.qr.data, batch_.rows, args.q.data, scratch_.wide_half);
+  multiply(matrix(args.q_b), args.qr.data, batch_.rows, args.q.data, scratch_.wide_half, stream());
   finish_heads(args.q.data, batch_.positions, args.rope.data, static_cast<int>(args.rope.cols), d.heads, d.head_dim, d.rms_eps,
                batch_.rows, stream());
   device_.launched("query_heads");
@@ -180,7 +188,8 @@ void CudaBackend::window_kv(const WindowKvArgs& args) {
   if (!enqueue(kWindow, args.x.data)) return;
   flush();
   const Dims& d = config_.dims;
-  multiply(matrix(args.kv), args.x.data, batch_.rows, scratch_.kv, scratch_.wide_half);
+  const cudaStream_t on = branch(0, args.x.data, args.kv);
+  multiply(matrix(args.kv), args.x.data, batch_.rows, scratch_.kv, scratch_.wide_half, on);
   window_ = WindowRows{.kv = scratch_.kv,
                        .weight = vector(args.kv_norm),
                        .frequencies = args.rope.data,
@@ -191,7 +200,7 @@ void CudaBackend::window_kv(const WindowKvArgs& args) {
                        .ring = rows_of(layer(args.layer).window),
                        .fresh = scratch_.fresh_rows,
                        .fresh_rows = fresh_rows(layer(args.layer).window)};
-  make_window_rows(batch_, window_, stream());
+  make_window_rows(batch_, window_, on);
   device_.launched("window_kv");
 }
 
@@ -201,11 +210,14 @@ void CudaBackend::compress(const CompressArgs& args) {
   const Dims& d = config_.dims;
   const LayerKvLayout& kv = layer(args.layer);
   const bool indexer = args.kind == CompressorKind::kIndexer;
-  multiply(matrix(args.weights.kv), args.x.data, batch_.rows, scratch_.z, scratch_.wide_half);
-  multiply(matrix(args.weights.gate), args.x.data, batch_.rows, scratch_.g, scratch_.wide_half);
+  const cudaStream_t on = branch(indexer ? 2 : 1, args.x.data, args.weights.kv);
+  float* z = indexer ? scratch_.index_z : scratch_.z;
+  float* g = indexer ? scratch_.index_g : scratch_.g;
+  multiply(matrix(args.weights.kv), args.x.data, batch_.rows, z, scratch_.wide_half, on);
+  multiply(matrix(args.weights.gate), args.x.data, batch_.rows, g, scratch_.wide_half, on);
   compress_rows(batch_,
-                {.z = scratch_.z,
-                 .g = scratch_.g,
+                {.z = z,
+                 .g = g,
                  .ape = matrix(args.weights.ape),
                  .norm = vector(args.weights.norm),
                  .frequencies = args.rope.data,
@@ -217,7 +229,7 @@ void CudaBackend::compress(const CompressArgs& args) {
                  .indexer = indexer,
                  .states = states_of(indexer ? kv.index_state : kv.state),
                  .store = rows_of(indexer ? kv.index : kv.compressed)},
-                long_segments_, stream());
+                long_segments_, on);
   device_.launched("compress");
 }
 
@@ -225,11 +237,12 @@ void CudaBackend::index_topk(const IndexTopkArgs& args) {
   if (!enqueue(kIndex, args.selected.data)) return;
   flush();
   const Dims& d = config_.dims;
+  join(2);
   const int ratio = layer(args.layer).ratio;
   const std::int64_t max_visible = end_position_ / ratio;
   if (max_visible > d.index_topk) {
-    multiply(matrix(args.q_b), args.qr.data, batch_.rows, scratch_.index_queries, scratch_.wide_half);
-    multiply(matrix(args.proj), args.x.data, batch_.rows, scratch_.index_weights, scratch_.wide_half);
+    multiply(matrix(args.q_b), args.qr.data, batch_.rows, scratch_.index_queries, scratch_.wide_half, stream());
+    multiply(matrix(args.proj), args.x.data, batch_.rows, scratch_.index_weights, scratch_.wide_half, stream());
   }
   cuda::index_topk(batch_,
                    {.queries = scratch_.index_queries,
@@ -256,11 +269,13 @@ void CudaBackend::index_topk(const IndexTopkArgs& args) {
 void CudaBackend::sparse_attention(const SparseAttentionArgs& args) {
   if (!enqueue(kAttention, args.o.data)) return;
   flush();
+  for (int i = 0; i < kBranches; ++i) join(i);
   const Dims& d = config_.dims;
   const LayerKvLayout& kv = layer(args.layer);
   const std::int64_t visible = kv.ratio == 0 ? 0 : end_position_ / kv.ratio;
   const bool selects = args.selected.data != nullptr;
-  cuda::sparse_attention(batch_,
+  const bool wrote_halves = cuda::sparse_attention(
+                         batch_,
                          {.q = args.q.data,
                           .sinks = vector(args.sinks),
                           .frequencies = args.rope.data,
@@ -281,8 +296,10 @@ void CudaBackend::sparse_attention(const SparseAttentionArgs& args) {
                           .multiprocessors = device_.multiprocessors(),
                           .exact = exact_,
                           .parts = scratch_.attention_parts,
-                          .o = args.o.data},
+                          .o = args.o.data,
+                          .o_half = scratch_.wide_half},
                          stream());
+  heads_source_ = wrote_halves ? args.o.data : nullptr;
   device_.launched("sparse_attention");
   if (long_segments_) {  // only now may the new rows replace old ones
     store_window_rows(batch_, window_, stream());
@@ -299,25 +316,47 @@ void CudaBackend::attention_output(const AttentionOutputArgs& args) {
   const std::int64_t low_rank = std::int64_t{d.o_groups} * d.o_lora;
   const __half* o = a.tiled ? halves(args.o.data, batch_.rows, args.o.cols, scratch_.wide_half) : nullptr;
   // Group g: its heads' outputs side by side against its own rows of output_a.
-  const Product p{.m = a,
-                  .outs = d.o_lora,
-                  .rows = batch_.rows,
-                  .x_stride = args.o.cols,
-                  .y = scratch_.low_rank,
-                  .y_stride = low_rank,
-                  .groups = d.o_groups};
+  Product p{.m = a,
+            .outs = d.o_lora,
+            .rows = batch_.rows,
+            .x_stride = args.o.cols,
+            .y = scratch_.low_rank,
+            .y_stride = low_rank,
+            .groups = d.o_groups};
+  const Matrix& b = matrix(args.output_b);
+  if (a.tiled && b.tiled) p.y_half = scratch_.low_rank_half;
   if (a.tiled) half_product(p, o, stream());
   else file_product(p, args.o.data, stream());
   device_.launched("output_a");
-  multiply(matrix(args.output_b), scratch_.low_rank, batch_.rows, args.y.data, scratch_.wide_half);
+  if (p.y_half == nullptr) {
+    multiply(b, scratch_.low_rank, batch_.rows, args.y.data, scratch_.wide_half, stream());
+    return;
+  }
+  half_product({.m = b, .outs = b.out, .rows = batch_.rows, .x_stride = b.in, .y = args.y.data, .y_stride = b.out},
+               scratch_.low_rank_half, stream());
+  device_.launched("output_b");
 }
 
 void CudaBackend::route(const RouteArgs& args) {
   if (!enqueue(kRoute, args.experts.data)) return;
   flush();
   const Dims& d = config_.dims;
-  multiply_exactly(matrix(args.gate), args.x.data, batch_.rows, scratch_.route_logits);
+  const Matrix& gate = matrix(args.gate);
+  if (gate.tiled) {  // in FP32 (§2.9): high and low parts of the input as rows of one product
+    const __half* x = scratch_.mixed_half;
+    if (args.x.data != half_source_ || half_data_ != scratch_.mixed_half) {
+      split_to_halves(args.x.data, batch_.rows, gate.in, scratch_.wide_half, stream());
+      heads_source_ = nullptr;
+      x = scratch_.wide_half;
+    }
+    half_product({.m = gate, .outs = gate.out, .rows = 2 * batch_.rows, .x_stride = gate.in, .y = scratch_.route_logits,
+                  .y_stride = gate.out},
+                 x, stream());
+  } else {
+    multiply(gate, args.x.data, batch_.rows, scratch_.route_logits, nullptr, stream());
+  }
   choose_experts({.logits = scratch_.route_logits,
+                  .low_logits = gate.tiled ? scratch_.route_logits + std::int64_t{batch_.rows} * d.experts : nullptr,
                   .bias = args.bias.present() ? vector(args.bias) : nullptr,
                   .token_experts = args.token_experts.present()
                                        ? reinterpret_cast<const std::int32_t*>(matrix(args.token_experts).data)
@@ -340,7 +379,8 @@ void CudaBackend::experts(const ExpertsArgs& args) {
   const ExpertMatrices w{matrix(args.gate),        matrix(args.up),        matrix(args.down),
                          matrix(args.shared_gate), matrix(args.shared_up), matrix(args.shared_down)};
   const bool tiled = w.gate.tiled && w.up.tiled && w.down.tiled && w.shared_gate.tiled && w.shared_up.tiled && w.shared_down.tiled;
-  if (!tiled) {
+  const bool alike = w.gate.type == w.up.type && w.shared_gate.type == w.shared_up.type;
+  if (!tiled || !alike) {
     file_experts({w.gate, w.up, w.down, w.shared_gate, w.shared_up, w.shared_down, args.x.data, args.experts.data,
                   args.weights.data, batch_.rows, d.experts_used, args.limit, args.shared_limit, scratch_.pair_out,
                   scratch_.shared_float, args.y.data},
@@ -349,8 +389,7 @@ void CudaBackend::experts(const ExpertsArgs& args) {
     return;
   }
   const __half* x = halves(args.x.data, batch_.rows, d.hidden, scratch_.wide_half);
-  const bool alike = w.gate.type == w.up.type && w.shared_gate.type == w.shared_up.type;
-  if (batch_.rows > kFewRows && alike) {
+  if (batch_.rows > kFewRows) {
     many_experts({.w = w,
                   .x = x,
                   .experts = args.experts.data,
@@ -374,27 +413,25 @@ void CudaBackend::experts(const ExpertsArgs& args) {
     device_.launched("experts");
     return;
   }
-  for (int first = 0; first < batch_.rows; first += kFewRows) {
-    few_experts({.w = w,
-                 .x = x + std::int64_t{first} * d.hidden,
-                 .experts = args.experts.data + std::int64_t{first} * d.experts_used,
-                 .weights = args.weights.data + std::int64_t{first} * d.experts_used,
-                 .rows = std::min(kFewRows, batch_.rows - first),
-                 .used = d.experts_used,
-                 .limit = args.limit,
-                 .shared_limit = args.shared_limit,
-                 .hidden = scratch_.hidden,
-                 .shared_hidden = scratch_.shared_hidden,
-                 .y = args.y.data + std::int64_t{first} * d.hidden},
-                stream());
-    device_.launched("experts");
-  }
+  few_experts({.w = w,
+               .x = x,
+               .experts = args.experts.data,
+               .weights = args.weights.data,
+               .rows = batch_.rows,
+               .used = d.experts_used,
+               .limit = args.limit,
+               .shared_limit = args.shared_limit,
+               .hidden = scratch_.hidden,
+               .shared_hidden = scratch_.shared_hidden,
+               .y = args.y.data},
+              stream());
+  device_.launched("experts");
 }
 
 void CudaBackend::logits(const LogitsArgs& args) {
   if (!enqueue(kLogits, args.logits.data)) return;
   flush();
-  multiply(matrix(args.output), args.h.data, args.h.rows, args.logits.data, scratch_.wide_half);
+  multiply(matrix(args.output), args.h.data, args.h.rows, args.logits.data, scratch_.wide_half, stream());
 }
 
 }  // namespace ds4::cuda

@@ -1,8 +1,7 @@
-// Matrix times activations, in three ways. Which one runs depends on the matrix and on the number of rows only, and
+// Matrix times activations, in two ways. Which one runs depends on the matrix and on the number of rows only, and
 // every output is one sum in a fixed order: a row's result does not depend on its neighbours among up to kFewRows rows.
 //
 //   file_product    the weights as in the file, against f32: exact products, slow. Matrices that are not tiled.
-//   float_product   tiles against f32: for what the model wants in FP32 (router, hyper-connections).
 //   half_product    tiles against f16 on the tensor cores, f32 sums: up to kFewRows rows weights stream once through
 //                   registers (bound by memory), beyond that through shared memory with 64 rows at a time.
 #pragma once
@@ -27,14 +26,19 @@ struct Product {
   float* y = nullptr;
   std::int64_t y_stride = 0;
   int groups = 1;
+  __half* y_half = nullptr;  // half_product: written in place of y, for a product that follows
 };
 
 void file_product(const Product& p, const float* x, cudaStream_t stream);
-void float_product(const Product& p, const float* x, cudaStream_t stream);
 void half_product(const Product& p, const __half* x, cudaStream_t stream);
 
 /// x [rows, columns] to halves, dense.
 void convert_to_half(const float* x, std::int64_t rows, std::int64_t columns, __half* to, cudaStream_t stream);
+
+/// An f32 product through two f16 ones: x is high + low / kLowScale to 22 bits. The high parts first, then the low ones:
+/// [2 * rows, columns], so that one half_product gives both terms.
+inline constexpr float kLowScale = 2048.0F;
+void split_to_halves(const float* x, std::int64_t rows, std::int64_t columns, __half* to, cudaStream_t stream);
 
 // --- experts ----------------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 // Products of up to kFewRows rows, tensor cores: the weights are read once, at the speed of memory.
 #include "backend/cuda/many_rows.h"
 #include "backend/cuda/products.h"
+#include "backend/cuda/device_math.cuh"
 #include "backend/cuda/stream_tiles.cuh"
 
 namespace ds4::cuda {
@@ -35,7 +36,10 @@ __global__ void __launch_bounds__(kWarps * 32, 2) few_rows_kernel(Product p, con
     float v = 0;
     for (int w = 0; w < warps_per_tile; ++w) v += parts[t * warps_per_tile + w][row][i % 16];
     const std::int64_t o = (first_tile + t) * 16 + i % 16;
-    if (o < p.outs) p.y[row * p.y_stride + group * p.outs + o] = v / p.m.pre;
+    if (o >= p.outs) continue;
+    const std::int64_t at = row * p.y_stride + group * p.outs + o;
+    if (p.y_half != nullptr) p.y_half[at] = to_half(v / p.m.pre);
+    else p.y[at] = v / p.m.pre;
   }
 }
 
@@ -74,6 +78,7 @@ void half_product(const Product& p, const __half* x, cudaStream_t stream) {
   many.groups = p.groups;
   many.outs = p.outs;
   many.y = p.y;
+  many.hidden = p.y_half;
   many.y_stride = p.y_stride;
   many_rows(Output::kPlain, many, (p.rows + kBlockRows - 1) / kBlockRows, stream);
 }

@@ -3,6 +3,7 @@
 #include "backend/cuda/device_math.cuh"
 #include "backend/cuda/file_values.cuh"
 #include "backend/cuda/fragments.cuh"
+#include "backend/cuda/products.h"
 
 namespace ds4::cuda {
 
@@ -17,7 +18,7 @@ __global__ void embed_kernel(Matrix table, const std::int32_t* tokens, int strea
 }
 
 __global__ void __launch_bounds__(256) norm_kernel(const float* x, const float* weight, float eps, int width, float* y,
-                                                   __half* y_half) {
+                                                   __half* y_half, __half* y_low) {
   __shared__ float space[33];
   const std::int64_t row = blockIdx.x;
   float squares = 0;
@@ -29,7 +30,10 @@ __global__ void __launch_bounds__(256) norm_kernel(const float* x, const float* 
   for (int i = threadIdx.x; i < width; i += blockDim.x) {
     const float v = x[row * width + i] * r * weight[i];
     y[row * width + i] = v;
-    if (y_half != nullptr) y_half[row * width + i] = to_half(v);
+    if (y_half == nullptr) continue;
+    const __half high = to_half(v);
+    y_half[row * width + i] = high;
+    if (y_low != nullptr) y_low[row * width + i] = to_half((v - __half2float(high)) * kLowScale);
   }
 }
 
@@ -67,7 +71,9 @@ __global__ void choose_kernel(const RouteChoice p) {
   float* score = shared + warp * 2 * p.experts;
   float* ranked = score + p.experts;
   for (int e = lane; e < p.experts; e += 32) {
-    score[e] = sqrtf(softplus(p.logits[static_cast<std::int64_t>(row) * p.experts + e]));
+    const std::int64_t at = static_cast<std::int64_t>(row) * p.experts + e;
+    const float logit = p.low_logits == nullptr ? p.logits[at] : p.logits[at] + p.low_logits[at] / kLowScale;
+    score[e] = sqrtf(softplus(logit));
     ranked[e] = score[e] + (p.bias == nullptr ? 0.0F : p.bias[e]);
   }
   __syncwarp();
@@ -184,8 +190,8 @@ void embed_rows(const Matrix& table, const std::int32_t* tokens, int rows, int s
 }
 
 void norm_rows(const float* x, const float* weight, float eps, std::int64_t rows, int width, float* y, __half* y_half,
-               cudaStream_t stream) {
-  norm_kernel<<<static_cast<unsigned>(rows), 256, 0, stream>>>(x, weight, eps, width, y, y_half);
+               __half* y_low, cudaStream_t stream) {
+  norm_kernel<<<static_cast<unsigned>(rows), 256, 0, stream>>>(x, weight, eps, width, y, y_half, y_low);
 }
 
 void finish_heads(float* q, const std::int32_t* positions, const float* frequencies, int pairs, int heads, int width,

@@ -13,9 +13,9 @@ namespace ds4::cuda {
 /// streams[r][k] = table[tokens[r]] for every stream k.
 void embed_rows(const Matrix& table, const std::int32_t* tokens, int rows, int streams, float* to, cudaStream_t stream);
 
-/// RMSNorm (§2.3); y may be x; y_half may be null.
+/// RMSNorm (§2.3); y may be x. y_half and y_low as in HcMix, or null.
 void norm_rows(const float* x, const float* weight, float eps, std::int64_t rows, int width, float* y, __half* y_half,
-               cudaStream_t stream);
+               __half* y_low, cudaStream_t stream);
 
 /// Per head: x rsqrt(mean(x^2) + eps), then rotation of the last 2 * pairs values (§2.5 steps 3-4). In place.
 void finish_heads(float* q, const std::int32_t* positions, const float* frequencies, int pairs, int heads, int width,
@@ -24,6 +24,7 @@ void finish_heads(float* q, const std::int32_t* positions, const float* frequenc
 /// The router's choice (§2.9) from its logits [rows, experts].
 struct RouteChoice {
   const float* logits;
+  const float* low_logits;            // to be added, over kLowScale; or null
   const float* bias;                  // null in hash-routed layers
   const std::int32_t* token_experts;  // [vocab, used], hash-routed layers
   const std::int32_t* tokens;

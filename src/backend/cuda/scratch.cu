@@ -23,20 +23,23 @@ Scratch carve_scratch(const BackendConfig& config, int multiprocessors, std::byt
   Scratch s{};
   s.score_rows = static_cast<int>(std::clamp<std::int64_t>((std::int64_t{32} << 20) / std::max<std::int64_t>(most_indexed, 1), 16,
                                                            std::max<std::int64_t>(rows, 16)));
-  take(s.mixed_half, rows * d.hidden);
+  take(s.mixed_half, 2 * rows * d.hidden);
   take(s.qr_half, rows * d.q_lora);
-  take(s.wide_half, rows * std::max({heads_width, low_rank, std::int64_t{d.hidden}}));
+  take(s.wide_half, rows * std::max({heads_width, low_rank, std::int64_t{2} * d.hidden}));
   take(s.low_rank, rows * low_rank);
+  take(s.low_rank_half, rows * low_rank);
   take(s.kv, rows * d.head_dim);
   take(s.z, rows * 2 * std::max(d.head_dim, d.index_dim));
   take(s.g, rows * 2 * std::max(d.head_dim, d.index_dim));
+  take(s.index_z, rows * 2 * d.index_dim);
+  take(s.index_g, rows * 2 * d.index_dim);
   take(s.fresh_rows, rows * static_cast<std::int64_t>(row_bytes));
   take(s.index_queries, rows * d.index_heads * d.index_dim);
   take(s.index_half, rows * d.index_heads * d.index_dim);
   take(s.index_weights, rows * d.index_heads);
   take(s.index_scores, most_indexed * s.score_rows);
   take(s.attention_parts, static_cast<std::int64_t>(attention_scratch_floats(d.heads, d.head_dim, multiprocessors)));
-  take(s.route_logits, rows * d.experts);
+  take(s.route_logits, 2 * rows * d.experts);
   take(s.hidden, pairs * d.expert_ff);
   take(s.shared_hidden, rows * d.shared_ff);
   take(s.pair_out, pairs * std::max(d.hidden, d.expert_ff));

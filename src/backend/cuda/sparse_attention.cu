@@ -203,9 +203,9 @@ __device__ inline void store(const KeyPiece& piece, __half* to, int eighth, KvFo
   }
 }
 
-/// Block (group of 64 heads, row, split of the keys). Warp w: heads 16 (w % 4) .., and for the scores keys 16 (w / 4) ..,
+/// Many rows: block (group of 64 heads, row). Warp w: heads 16 (w % 4) .., and for the scores keys 16 (w / 4) ..,
 /// for the sums dims 256 (w / 4) ...
-__global__ void __launch_bounds__(kThreads, 1) tensor_kernel(const Batch batch, const Attention p, int splits) {
+__global__ void __launch_bounds__(kThreads, 1) tensor_kernel(const Batch batch, const Attention p) {
   extern __shared__ __align__(16) std::byte memory[];
   Space& space = *reinterpret_cast<Space*>(memory);
   const int row = blockIdx.y;
@@ -217,8 +217,8 @@ __global__ void __launch_bounds__(kThreads, 1) tensor_kernel(const Batch batch, 
   const int first_head = blockIdx.x * kTensorHeads;
   const Keys keys(batch, p, row);
   const int groups = (keys.total + kKeysAtOnce - 1) / kKeysAtOnce;
-  const int first_group = groups * static_cast<int>(blockIdx.z) / splits;
-  const int last_group = groups * (static_cast<int>(blockIdx.z) + 1) / splits;
+  const int first_group = 0;
+  const int last_group = groups;
 
   const float* q = p.q + (static_cast<std::int64_t>(row) * p.heads + first_head) * kTensorHeadDim;
   for (int i = thread; i < kTensorHeads * kTensorHeadDim / 4; i += kThreads) {
@@ -320,21 +320,6 @@ __global__ void __launch_bounds__(kThreads, 1) tensor_kernel(const Batch batch, 
   }
   __syncthreads();
 
-  if (splits > 1) {
-    float* part = p.parts + ((static_cast<std::int64_t>(row) * p.heads + first_head) * splits + blockIdx.z) * kPartFloats;
-#pragma unroll
-    for (int n = 0; n < 32; ++n)
-#pragma unroll
-      for (int e = 0; e < 4; ++e)
-        part[static_cast<std::int64_t>(head_tile + lane / 4 + e / 2 * 8) * splits * kPartFloats + half * 256 + n * 8 +
-             lane % 4 * 2 + e % 2] = sum[n][e];
-    if (thread < kTensorHeads) {
-      float* end = part + static_cast<std::int64_t>(thread) * splits * kPartFloats + kTensorHeadDim;
-      end[0] = space.largest[thread];
-      end[1] = space.denominator[thread];
-    }
-    return;
-  }
   float factor[2];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -356,7 +341,137 @@ __global__ void __launch_bounds__(kThreads, 1) tensor_kernel(const Batch batch, 
       if (dim >= kTensorHeadDim - 2 * p.pairs) rotate_pair(a, b, position, p.frequencies[pair], /*inverse=*/true);
       float* o = p.o + (static_cast<std::int64_t>(row) * p.heads + first_head + head_tile + lane / 4 + 8 * r) * kTensorHeadDim + dim;
       *reinterpret_cast<float2*>(o) = make_float2(a, b);
+      *reinterpret_cast<__half2*>(p.o_half + (o - p.o)) = __halves2half2(to_half(a), to_half(b));
     }
+  }
+}
+
+constexpr int kFewHeads = 16;
+
+struct FewSpace {
+  __half q[kFewHeads][kKeyPitch];
+  __half keys[kKeysAtOnce][kKeyPitch];
+  __half weights[kFewHeads][kWeightPitch];
+  float scores[2][kFewHeads][kKeysAtOnce + 1];
+  float shrink[kFewHeads];
+  float largest[kFewHeads];
+  float denominator[kFewHeads];
+};
+
+/// Few rows: block (16 heads, row, split of the keys), so that many blocks share the work of one token. Warp w: for the
+/// scores keys 8 (w % 4) .. and dims 256 (w / 4) .., for the sums dims 64 w ... Leaves parts.
+__global__ void __launch_bounds__(kThreads) few_tensor_kernel(const Batch batch, const Attention p, int splits) {
+  extern __shared__ __align__(16) std::byte memory[];
+  FewSpace& space = *reinterpret_cast<FewSpace*>(memory);
+  const int row = blockIdx.y;
+  const int thread = threadIdx.x;
+  const int warp = thread / 32;
+  const int lane = thread % 32;
+  const int first_head = blockIdx.x * kFewHeads;
+  const int own_key = thread / 8;
+  const int eighth = thread % 8;
+  const Keys keys(batch, p, row);
+  const int groups = (keys.total + kKeysAtOnce - 1) / kKeysAtOnce;
+  const int first_group = groups * static_cast<int>(blockIdx.z) / splits;
+  const int last_group = groups * (static_cast<int>(blockIdx.z) + 1) / splits;
+  KeyPiece piece;
+  if (first_group < last_group) fetch(piece, keys, first_group * kKeysAtOnce + own_key, eighth, p.format);
+  const float* q = p.q + (static_cast<std::int64_t>(row) * p.heads + first_head) * kTensorHeadDim;
+#pragma unroll
+  for (int i = thread; i < kFewHeads * kTensorHeadDim / 4; i += kThreads) {
+    const float4 v = reinterpret_cast<const float4*>(q)[i];
+    auto* to = reinterpret_cast<__half2*>(&space.q[i / 128][i % 128 * 4]);
+    to[0] = __halves2half2(to_half(v.x), to_half(v.y));
+    to[1] = __halves2half2(to_half(v.z), to_half(v.w));
+  }
+  if (thread < kFewHeads) {
+    space.largest[thread] = -INFINITY;
+    space.denominator[thread] = 0;
+  }
+  float sum[8][4] = {};
+  for (int group = first_group; group < last_group; ++group) {
+    store(piece, space.keys[own_key], eighth, p.format);
+    __syncthreads();
+    if (group + 1 < last_group) fetch(piece, keys, (group + 1) * kKeysAtOnce + own_key, eighth, p.format);
+    float dots[4] = {};
+#pragma unroll
+    for (int s = 0; s < 8; ++s) {  // 32 dims each
+      const int dim = warp / 4 * 256 + s * 32;
+      std::uint32_t b[4];
+      load_matrices(b, &space.keys[warp % 4 * 8 + lane % 8][dim + lane / 8 * 8]);
+      std::uint32_t a[4];
+      load_matrices(a, &space.q[lane % 16][dim + lane / 16 * 8]);
+      mma(dots, a, b[0], b[1]);
+      load_matrices(a, &space.q[lane % 16][dim + 16 + lane / 16 * 8]);
+      mma(dots, a, b[2], b[3]);
+    }
+#pragma unroll
+    for (int e = 0; e < 4; ++e)
+      space.scores[warp / 4][lane / 4 + e / 2 * 8][warp % 4 * 8 + lane % 4 * 2 + e % 2] = dots[e];
+    __syncthreads();
+    {  // sixteen threads a head, two keys each
+      constexpr float kScale = 0.04419417382415922F;  // 512^-0.5
+      const int head = thread / 16;
+      const int key = thread % 16 * 2;
+      const int left = keys.total - group * kKeysAtOnce;
+      const float s0 = key < left ? (space.scores[0][head][key] + space.scores[1][head][key]) * kScale : -INFINITY;
+      const float s1 = key + 1 < left ? (space.scores[0][head][key + 1] + space.scores[1][head][key + 1]) * kScale : -INFINITY;
+      float now = fmaxf(s0, s1);
+      for (int step = 8; step > 0; step /= 2) now = fmaxf(now, __shfl_xor_sync(~0u, now, step));
+      const float before = space.largest[head];
+      now = fmaxf(now, before);
+      const float w0 = expf(s0 - now);
+      const float w1 = expf(s1 - now);
+      *reinterpret_cast<__half2*>(&space.weights[head][key]) = __floats2half2_rn(w0, w1);
+      float denominator = w0 + w1;
+      for (int step = 8; step > 0; step /= 2) denominator += __shfl_xor_sync(~0u, denominator, step);
+      __syncwarp();
+      if (thread % 16 == 0) {
+        const float shrink = expf(before - now);
+        space.shrink[head] = shrink;
+        space.largest[head] = now;
+        space.denominator[head] = space.denominator[head] * shrink + denominator;
+      }
+    }
+    __syncthreads();
+    if (group != first_group) {
+      const float low = space.shrink[lane / 4];
+      const float high = space.shrink[lane / 4 + 8];
+#pragma unroll
+      for (int n = 0; n < 8; ++n) {
+        sum[n][0] *= low;
+        sum[n][1] *= low;
+        sum[n][2] *= high;
+        sum[n][3] *= high;
+      }
+    }
+#pragma unroll
+    for (int s = 0; s < 2; ++s) {
+      std::uint32_t a[4];
+      load_matrices(a, &space.weights[lane % 16][s * 16 + lane / 16 * 8]);
+#pragma unroll
+      for (int n = 0; n < 4; ++n) {
+        std::uint32_t b[4];
+        load_matrices_transposed(b, &space.keys[s * 16 + lane % 16][warp * 64 + n * 16 + lane / 16 * 8]);
+        mma(sum[2 * n], a, b[0], b[1]);
+        mma(sum[2 * n + 1], a, b[2], b[3]);
+      }
+    }
+    __syncthreads();
+  }
+  __syncthreads();
+  float* part = p.parts + ((static_cast<std::int64_t>(row) * p.heads + first_head) * splits + blockIdx.z) * kPartFloats;
+  const std::int64_t pitch = static_cast<std::int64_t>(splits) * kPartFloats;
+#pragma unroll
+  for (int n = 0; n < 8; ++n)
+#pragma unroll
+    for (int r = 0; r < 2; ++r)
+      *reinterpret_cast<float2*>(part + (lane / 4 + 8 * r) * pitch + warp * 64 + n * 8 + lane % 4 * 2) =
+          make_float2(sum[n][2 * r], sum[n][2 * r + 1]);
+  if (thread < kFewHeads) {
+    float* end = part + thread * pitch + kTensorHeadDim;
+    end[0] = space.largest[thread];
+    end[1] = space.denominator[thread];
   }
 }
 
@@ -384,7 +499,9 @@ __global__ void __launch_bounds__(256) combine_kernel(const Batch batch, const A
   b /= denominator;
   const int plain = kTensorHeadDim - 2 * p.pairs;
   if (dim >= plain) rotate_pair(a, b, batch.positions[row], p.frequencies[(dim - plain) / 2], /*inverse=*/true);
-  *reinterpret_cast<float2*>(p.o + (static_cast<std::int64_t>(row) * p.heads + head) * kTensorHeadDim + dim) = make_float2(a, b);
+  const std::int64_t at = (static_cast<std::int64_t>(row) * p.heads + head) * kTensorHeadDim + dim;
+  *reinterpret_cast<float2*>(p.o + at) = make_float2(a, b);
+  *reinterpret_cast<__half2*>(p.o_half + at) = __halves2half2(to_half(a), to_half(b));
 }
 
 bool fits_tensor_cores(const Attention& p) {
@@ -399,28 +516,33 @@ std::size_t attention_scratch_floats(int heads, int head_dim, int multiprocessor
   return static_cast<std::size_t>(std::max(multiprocessors, kSplitRows * heads / kTensorHeads)) * kTensorHeads * kPartFloats;
 }
 
-void sparse_attention(const Batch& batch, const Attention& p, cudaStream_t stream) {
+bool sparse_attention(const Batch& batch, const Attention& p, cudaStream_t stream) {
   if (!fits_tensor_cores(p)) {
     const auto shared = static_cast<std::size_t>((1 + kFloatKeys) * p.head_dim) * sizeof(float);
     static const cudaError_t allowed =
         cudaFuncSetAttribute(float_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 96 * 1024);
     (void)allowed;
     float_kernel<<<dim3(static_cast<unsigned>(p.heads), static_cast<unsigned>(batch.rows)), kFloatThreads, shared, stream>>>(batch, p);
-    return;
+    return false;
+  }
+  const auto rows = static_cast<unsigned>(batch.rows);
+  if (batch.rows > kSplitRows) {
+    static const cudaError_t allowed =
+        cudaFuncSetAttribute(tensor_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(sizeof(Space)));
+    (void)allowed;
+    tensor_kernel<<<dim3(static_cast<unsigned>(p.heads / kTensorHeads), rows), kThreads, sizeof(Space), stream>>>(batch, p);
+    return true;
   }
   static const cudaError_t allowed =
-      cudaFuncSetAttribute(tensor_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(sizeof(Space)));
+      cudaFuncSetAttribute(few_tensor_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(sizeof(FewSpace)));
   (void)allowed;
-  int splits = 1;
-  const int head_groups = p.heads / kTensorHeads;
-  if (batch.rows <= kSplitRows) {
-    const auto groups = static_cast<int>((p.max_keys + kKeysAtOnce - 1) / kKeysAtOnce);
-    splits = std::clamp(p.multiprocessors / (batch.rows * head_groups), 1, std::min(groups, kMaxSplits));
-  }
-  const dim3 grid(static_cast<unsigned>(head_groups), static_cast<unsigned>(batch.rows), static_cast<unsigned>(splits));
-  tensor_kernel<<<grid, kThreads, sizeof(Space), stream>>>(batch, p, splits);
-  if (splits > 1)
-    combine_kernel<<<dim3(static_cast<unsigned>(p.heads), static_cast<unsigned>(batch.rows)), 256, 0, stream>>>(batch, p, splits);
+  const int head_groups = p.heads / kFewHeads;
+  const auto groups = static_cast<int>((p.max_keys + kKeysAtOnce - 1) / kKeysAtOnce);
+  const int splits = std::clamp(2 * p.multiprocessors / (batch.rows * head_groups), 1, std::min(groups, kMaxSplits));
+  const dim3 grid(static_cast<unsigned>(head_groups), rows, static_cast<unsigned>(splits));
+  few_tensor_kernel<<<grid, kThreads, sizeof(FewSpace), stream>>>(batch, p, splits);
+  combine_kernel<<<dim3(static_cast<unsigned>(p.heads), rows), 256, 0, stream>>>(batch, p, splits);
+  return true;
 }
 
 }  // namespace ds4::cuda

@@ -30,6 +30,7 @@ struct Attention {
   bool exact;      // f32 products
   float* parts;    // scratch for split keys: see attention_scratch_floats()
   float* o;        // out [rows, heads, head_dim]
+  __half* o_half;  // the same, where the kernel for this shape writes it
 };
 
 /// The tensor core kernel takes this shape; others run in f32.
@@ -40,6 +41,7 @@ inline constexpr int kMaxSplits = 64;
 inline constexpr int kSplitRows = 16;
 
 std::size_t attention_scratch_floats(int heads, int head_dim, int multiprocessors);
-void sparse_attention(const Batch& batch, const Attention& p, cudaStream_t stream);
+/// True when o_half was written.
+bool sparse_attention(const Batch& batch, const Attention& p, cudaStream_t stream);
 
 }  // namespace ds4::cuda

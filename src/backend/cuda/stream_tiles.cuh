@@ -25,14 +25,34 @@ inline constexpr int kTilesAhead = F::kTileBytes > 2400 ? 1 : F::kTileBytes > 13
 /// sum[n] += 16 rows of tiles times rows 8 n .. 8 n + 7 of x, for the columns first, first + step, ... of the row of
 /// tiles. Rows of x at and beyond `rows` count as zero.
 template <typename F, int N>
-__device__ void accumulate(const Matrix& m, const std::byte* tiles, int first, int last, int step, const __half* x,
-                           std::int64_t x_stride, int rows, const uint2* table, float (&sum)[N][4]) {
+__device__ __forceinline__ void accumulate(const Matrix& m, const std::byte* tiles, int first, int last, int step,
+                                           const __half* x, std::int64_t x_stride, int rows, const uint2* table,
+                                           float (&sum)[N][4]) {
   constexpr int kAhead = kTilesAhead<F>;
   const int lane = threadIdx.x % 32;
   RawTile<F> raw[kAhead];
 #pragma unroll
   for (int i = 0; i < kAhead; ++i)
     if (first + i * step < last) raw[i].load(tiles + static_cast<std::uint64_t>(first + i * step) * F::kTileBytes, lane);
+  // What the lane reads of x: columns 32 (lane % 4) .. of row lane / 4, and of row lane / 4 + 8.
+  const __half* own[N];
+  bool present[N];
+#pragma unroll
+  for (int n = 0; n < N; ++n) {
+    present[n] = n * 8 + lane / 4 < rows;
+    own[n] = x + (present[n] ? n * 8 + lane / 4 : 0) * x_stride + lane % 4 * 32;
+  }
+  uint4 b[N][4];
+  const auto load_x = [&](int column) {
+#pragma unroll
+    for (int n = 0; n < N; ++n)
+#pragma unroll
+      for (int u = 0; u < 4; ++u) {
+        b[n][u] = make_uint4(0, 0, 0, 0);
+        if (present[n]) b[n][u] = *reinterpret_cast<const uint4*>(own[n] + column * 128 + u * 8);
+      }
+  };
+  if (first < last) load_x(first);
   for (int base = first; base < last; base += kAhead * step) {
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
@@ -42,21 +62,19 @@ __device__ void accumulate(const Matrix& m, const std::byte* tiles, int first, i
       const int next = column + kAhead * step;
       if (next < last) raw[i].load(tiles + static_cast<std::uint64_t>(next) * F::kTileBytes, lane);
       const auto scales = F::scales(now.head, m.pre);
+      uint4 x_now[N][4];
+#pragma unroll
+      for (int n = 0; n < N; ++n)
+#pragma unroll
+        for (int u = 0; u < 4; ++u) x_now[n][u] = b[n][u];
+      if (column + step < last) load_x(column + step);
 #pragma unroll
       for (int u = 0; u < 4; ++u) {
-        uint4 b[N];
-#pragma unroll
-        for (int n = 0; n < N; ++n) {
-          const int row = n * 8 + lane / 4;
-          b[n] = make_uint4(0, 0, 0, 0);
-          if (row < rows)
-            b[n] = *reinterpret_cast<const uint4*>(x + row * x_stride + column * 128 + lane % 4 * 32 + u * 8);
-        }
         const StepPair pair = F::expand(now.piece[u], scales, u, table);
 #pragma unroll
         for (int n = 0; n < N; ++n) {
-          mma(sum[n], pair.a[0], b[n].x, b[n].y);
-          mma(sum[n], pair.a[1], b[n].z, b[n].w);
+          mma(sum[n], pair.a[0], x_now[n][u].x, x_now[n][u].y);
+          mma(sum[n], pair.a[1], x_now[n][u].z, x_now[n][u].w);
         }
       }
     }
