@@ -80,6 +80,7 @@ Status CudaBackend::prepare() {
   upload(tables, &host, sizeof(host));
   iq2_ = static_cast<const Iq2Tables*>(tables);
   device_.check(cudaEventCreateWithFlags(&fork_, cudaEventDisableTiming), "event");
+  device_.check(cudaEventCreateWithFlags(&query_fork_, cudaEventDisableTiming), "event");
   for (int i = 0; i < kBranches; ++i) {
     device_.check(cudaStreamCreateWithFlags(&sides_[i], cudaStreamNonBlocking), "stream");
     device_.check(cudaEventCreateWithFlags(&joins_[i], cudaEventDisableTiming), "event");
@@ -95,7 +96,8 @@ CudaBackend::~CudaBackend() {
     if (sides_[i] != nullptr) cudaStreamDestroy(sides_[i]);
     if (joins_[i] != nullptr) cudaEventDestroy(joins_[i]);
   }
-  if (fork_ != nullptr) cudaEventDestroy(fork_);
+  for (cudaEvent_t event : {fork_, query_fork_})
+    if (event != nullptr) cudaEventDestroy(event);
   for (auto& [key, recording] : recordings_)
     if (recording.graph != nullptr) cudaGraphExecDestroy(recording.graph);
   for (void* memory : allocations_) Device::release(memory);
@@ -243,6 +245,9 @@ void CudaBackend::begin(const BatchView& batch) {
   half_source_ = nullptr;
   qr_source_ = nullptr;
   heads_source_ = nullptr;
+  query_source_ = nullptr;
+  experts_ = {};
+  experts_target_ = nullptr;
 
   const StepLayout at = step_layout(config_);
   const auto write = [&]<typename T>(std::uint64_t offset, std::span<const T> values) {

@@ -39,6 +39,7 @@ struct Scratch {
   __half* mixed_half;     // [2 * rows, d]: the sub-layer's input, high parts and low parts (products.h)
   __half* qr_half;        // [rows, q_lora]
   __half* wide_half;      // [rows, widest]: any other input
+  __half* query_half;     // [rows, H * head_dim]: finished queries
   float* low_rank;        // [rows, G * o_lora]
   __half* low_rank_half;
   float* kv;              // [rows, head_dim]
@@ -143,6 +144,8 @@ class CudaBackend final : public Backend {
   bool enqueue(int op, const void* argument);
   /// Runs what waits for a neighbour.
   void flush();
+  /// Adds the routed experts up when nobody else did.
+  void finish_experts();
   /// Ends a recording or starts a replay.
   void finish_step();
   void drop_recording();
@@ -197,7 +200,8 @@ class CudaBackend final : public Backend {
 
   static constexpr int kBranches = 3;  // window rows, compressor, indexer's compressor
   cudaStream_t sides_[kBranches] = {};
-  cudaEvent_t fork_ = nullptr;
+  cudaEvent_t fork_ = nullptr;          // the sub-layer's input is complete
+  cudaEvent_t query_fork_ = nullptr;    // the low-rank query is complete
   cudaEvent_t joins_[kBranches] = {};
   bool forked_ = false;             // fork_ was recorded in this layer
   bool running_[kBranches] = {};    // the branch has work that nobody has waited for
@@ -206,6 +210,9 @@ class CudaBackend final : public Backend {
   __half* half_data_ = nullptr;
   const float* qr_source_ = nullptr;    // what scratch_.qr_half holds
   const float* heads_source_ = nullptr; // what scratch_.wide_half holds
+  const float* query_source_ = nullptr; // what scratch_.query_half holds
+  float* experts_target_ = nullptr;  // the output that experts_ belong to
+  ExpertOutputs experts_;
   WindowRows window_{};                 // of the layer at work
   std::optional<HcPostArgs> pending_post_;
   std::optional<HcMix> pending_mix_;

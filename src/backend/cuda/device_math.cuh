@@ -50,6 +50,24 @@ __device__ inline __half to_half(float v) {
   return __float2half_rn(a > 65504.0F && a < INFINITY ? copysignf(65504.0F, v) : v);
 }
 
+/// The rows of `parts.out` that make up row `row`, in the order of summation, by one thread. `order` holds kMaxUsed.
+inline constexpr int kMaxUsed = 32;
+template <typename Parts>
+__device__ inline void order_experts(const Parts& parts, std::int64_t row, int* order) {
+  int key[kMaxUsed];
+  for (int i = 0; i < parts.used; ++i) {
+    const int k = parts.order[row * parts.used + i];
+    const int place = parts.place == nullptr ? static_cast<int>(row) * parts.used + i : parts.place[row * parts.used + i];
+    int at = i;
+    for (; at > 0 && key[at - 1] > k; --at) {
+      key[at] = key[at - 1];
+      order[at] = order[at - 1];
+    }
+    key[at] = k;
+    order[at] = place;
+  }
+}
+
 __device__ inline float sigmoid(float x) { return 1.0F / (1.0F + expf(-x)); }
 
 }  // namespace ds4::cuda

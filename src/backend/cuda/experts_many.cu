@@ -1,4 +1,5 @@
 // The experts of many rows (§2.9): (row, expert) pairs sorted by expert, then products over groups of them.
+#include "backend/cuda/device_math.cuh"
 #include "backend/cuda/many_rows.h"
 #include "backend/cuda/products.h"
 
@@ -6,28 +7,40 @@ namespace ds4::cuda {
 
 namespace {
 
-constexpr int kMaxUsed = 32;  // experts of one token
-
 __global__ void count_kernel(const std::int32_t* experts, int pairs, std::int32_t* counts) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < pairs) atomicAdd(counts + experts[i], 1);
 }
 
-/// One thread: a few hundred experts. Counts become offsets, cursors and items of up to kBlockRows pairs.
-__global__ void plan_kernel(ManyExperts e, int experts) {
-  if (threadIdx.x != 0) return;
-  int place = 0;
-  int items = 0;
-  for (int i = 0; i < experts; ++i) {
-    const int count = e.cursors[i];
-    e.offsets[i] = place;
-    e.cursors[i] = place;
-    for (int first = 0; first < count; first += kBlockRows)
-      e.items[items++] = make_int4(i, place + first, min(kBlockRows, count - first), 0);
-    place += count;
+/// One block, a thread an expert at a time: counts become offsets, cursors and items of up to kBlockRows pairs.
+__global__ void __launch_bounds__(1024) plan_kernel(ManyExperts e, int experts) {
+  __shared__ int places[1024];
+  __shared__ int items[1024];
+  const int i = threadIdx.x;
+  const int count = i < experts ? e.cursors[i] : 0;
+  const int groups = (count + kBlockRows - 1) / kBlockRows;
+  places[i] = count;
+  items[i] = groups;
+  __syncthreads();
+  for (int step = 1; step < 1024; step *= 2) {  // inclusive sums
+    const int place = i >= step ? places[i - step] : 0;
+    const int item = i >= step ? items[i - step] : 0;
+    __syncthreads();
+    places[i] += place;
+    items[i] += item;
+    __syncthreads();
   }
-  e.offsets[experts] = place;
-  *e.item_count = items;
+  const int first = places[i] - count;
+  if (i < experts) {
+    e.offsets[i] = first;
+    e.cursors[i] = first;
+    for (int g = 0; g < groups; ++g)
+      e.items[items[i] - groups + g] = make_int4(i, first + g * kBlockRows, min(kBlockRows, count - g * kBlockRows), 0);
+  }
+  if (i == 1023) {
+    e.offsets[experts] = places[i];
+    *e.item_count = items[i];
+  }
 }
 
 __global__ void place_kernel(ManyExperts e) {
@@ -40,23 +53,16 @@ __global__ void place_kernel(ManyExperts e) {
 }
 
 /// y += the routed experts, in ascending order of expert; y holds the shared one.
-__global__ void sum_kernel(ManyExperts e, std::int64_t hidden) {
+__global__ void add_kernel(ExpertOutputs parts, std::int64_t hidden, float* y) {
   __shared__ int order[kMaxUsed];
   const std::int64_t row = blockIdx.y;
-  if (threadIdx.x == 0) {  // places ascend with the experts
-    for (int i = 0; i < e.used; ++i) {
-      const int place = e.place_of[row * e.used + i];
-      int at = i;
-      for (; at > 0 && order[at - 1] > place; --at) order[at] = order[at - 1];
-      order[at] = place;
-    }
-  }
+  if (threadIdx.x == 0) order_experts(parts, row, order);
   __syncthreads();
   const std::int64_t c = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (c >= hidden) return;
-  float v = 0;
-  for (int i = 0; i < e.used; ++i) v += e.pair_out[order[i] * hidden + c];
-  e.y[row * hidden + c] += v;
+  float v = y[row * hidden + c];
+  for (int i = 0; i < parts.used; ++i) v += parts.out[order[i] * hidden + c];
+  y[row * hidden + c] = v;
 }
 
 }  // namespace
@@ -67,7 +73,7 @@ void many_experts(const ManyExperts& e, cudaStream_t stream) {
   cudaMemsetAsync(e.cursors, 0, static_cast<std::size_t>(experts) * sizeof(std::int32_t), stream);
   const auto blocks = static_cast<unsigned>((pairs + 255) / 256);
   count_kernel<<<blocks, 256, 0, stream>>>(e.experts, pairs, e.cursors);
-  plan_kernel<<<1, 32, 0, stream>>>(e, experts);
+  plan_kernel<<<1, 1024, 0, stream>>>(e, experts);
   place_kernel<<<blocks, 256, 0, stream>>>(e);
   const std::int64_t items = pairs / kBlockRows + experts;
 
@@ -118,8 +124,10 @@ void many_experts(const ManyExperts& e, cudaStream_t stream) {
   out.y = e.y;
   out.y_stride = e.w.shared_down.out;
   half_product(out, e.shared_hidden, stream);
-  const std::int64_t hidden = e.w.down.out;
-  sum_kernel<<<dim3(static_cast<unsigned>((hidden + 255) / 256), static_cast<unsigned>(e.rows)), 256, 0, stream>>>(e, hidden);
+}
+
+void add_experts(const ExpertOutputs& parts, std::int64_t rows, std::int64_t hidden, float* y, cudaStream_t stream) {
+  add_kernel<<<dim3(static_cast<unsigned>((hidden + 255) / 256), static_cast<unsigned>(rows)), 256, 0, stream>>>(parts, hidden, y);
 }
 
 }  // namespace ds4::cuda

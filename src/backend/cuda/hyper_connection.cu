@@ -36,12 +36,31 @@ constexpr int kSumsPerWarp = (kMaxHcSums + kSumWarps - 1) / kSumWarps;
 template <int kRows, int kStreams>
 __global__ void __launch_bounds__(kSumWarps * 32) sums_kernel(const HcSums p) {
   extern __shared__ float v[];  // [kRows][streams][slice_columns]
+  __shared__ int order[kRows][kMaxUsed];
   const int n = kStreams == 0 ? p.streams_count : kStreams;
   const int slice_columns = (p.hidden + 2 * kHcSlices - 1) / (2 * kHcSlices) * 2;
   const int first = blockIdx.x * slice_columns;
   const int columns = max(0, min(slice_columns, p.hidden - first));
   const int first_row = blockIdx.y * kRows;
   const int rows = min(kRows, p.rows - first_row);
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  const int pairs = n * (n + 1) / 2;
+  // The first columns' weights are on their way while the streams are read.
+  float2 ahead[kSumsPerWarp][kMaxStreams];
+#pragma unroll
+  for (int i = 0; i < kSumsPerWarp; ++i)
+#pragma unroll
+    for (int k = 0; k < kMaxStreams; ++k) {
+      ahead[i][k] = make_float2(0, 0);
+      if (k < n && warp + i * kSumWarps < p.controls && lane * 2 < columns)
+        ahead[i][k] = fn_pair(p.fn, warp + i * kSumWarps, static_cast<std::int64_t>(k) * p.hidden + first + lane * 2,
+                              lane * 2 + 1 < columns);
+    }
+  if (p.post.experts.out != nullptr) {
+    if (threadIdx.x < rows) order_experts(p.post.experts, first_row + threadIdx.x, order[threadIdx.x]);
+    __syncthreads();
+  }
   for (int i = threadIdx.x; i < rows * columns; i += blockDim.x) {
     const int r = i / columns;
     const int c = i % columns;
@@ -52,7 +71,10 @@ __global__ void __launch_bounds__(kSumWarps * 32) sums_kernel(const HcSums p) {
     for (int k = 0; k < kMaxStreams; ++k)
       if (k < n) x[k] = streams[static_cast<std::int64_t>(k) * p.hidden];
     if (p.post.o != nullptr) {
-      mix_column(x, p.post.o[row * p.hidden + first + c], p.post.post + row * n, p.post.comb + row * n * n, n);
+      float o = p.post.o[row * p.hidden + first + c];
+      for (int j = 0; j < p.post.experts.used; ++j)
+        o += p.post.experts.out[static_cast<std::int64_t>(order[r][j]) * p.hidden + first + c];
+      mix_column(x, o, p.post.post + row * n, p.post.comb + row * n * n, n);
 #pragma unroll
       for (int k = 0; k < kMaxStreams; ++k)
         if (k < n) streams[static_cast<std::int64_t>(k) * p.hidden] = x[k];
@@ -62,9 +84,6 @@ __global__ void __launch_bounds__(kSumWarps * 32) sums_kernel(const HcSums p) {
       if (k < n) v[(r * n + k) * slice_columns + c] = x[k];
   }
   __syncthreads();
-  const int warp = threadIdx.x / 32;
-  const int lane = threadIdx.x % 32;
-  const int pairs = n * (n + 1) / 2;
   float sum[kSumsPerWarp][kRows] = {};
   for (int c = lane * 2; c < columns; c += 64) {
     const bool second = c + 1 < columns;
@@ -75,7 +94,7 @@ __global__ void __launch_bounds__(kSumWarps * 32) sums_kernel(const HcSums p) {
 #pragma unroll
         for (int k = 0; k < kMaxStreams; ++k) {
           if (k >= n) continue;
-          const float2 w = fn_pair(p.fn, s, static_cast<std::int64_t>(k) * p.hidden + first + c, second);
+          const float2 w = c < 64 ? ahead[i][k] : fn_pair(p.fn, s, static_cast<std::int64_t>(k) * p.hidden + first + c, second);
 #pragma unroll
           for (int r = 0; r < kRows; ++r) {
             if (r >= rows) continue;
@@ -153,7 +172,8 @@ __device__ void sinkhorn(float* c, int n, int iterations, float eps) {
   }
 }
 
-/// Block (256 columns, row). Every block works out the row's controls for itself: cheaper than another kernel.
+/// Block (columns, row). Every block works out the row's controls for itself: cheaper than another kernel. With few rows a
+/// block has 256 columns; with many it has them all.
 __global__ void __launch_bounds__(256) mix_kernel(const HcMix p) {
   __shared__ float m[kMaxHcSums];
   __shared__ float quarter[4][64];
@@ -220,18 +240,25 @@ __global__ void __launch_bounds__(256) mix_kernel(const HcMix p) {
     }
   }
   __syncthreads();
-  if (c >= p.hidden) return;
-  float y = 0;
+  for (int column = c; column < p.hidden; column += gridDim.x * 256) {
+    if (column != c) {
 #pragma unroll
-  for (int k = 0; k < kMaxStreams; ++k)
-    if (k < n) y += pre[k] * x[k];
-  if (p.norm_weight != nullptr) y = y * norm * weight;
-  const std::int64_t at = static_cast<std::int64_t>(row) * p.hidden + c;
-  p.y[at] = y;
-  if (p.y_half == nullptr) return;
-  const __half high = to_half(y);
-  p.y_half[at] = high;
-  if (p.y_low != nullptr) p.y_low[at] = to_half((y - __half2float(high)) * kLowScale);
+      for (int k = 0; k < kMaxStreams; ++k)
+        if (k < n) x[k] = p.streams[(source * n + k) * p.hidden + column];
+      if (p.norm_weight != nullptr) weight = p.norm_weight[column];
+    }
+    float y = 0;
+#pragma unroll
+    for (int k = 0; k < kMaxStreams; ++k)
+      if (k < n) y += pre[k] * x[k];
+    if (p.norm_weight != nullptr) y = y * norm * weight;
+    const std::int64_t at = static_cast<std::int64_t>(row) * p.hidden + column;
+    p.y[at] = y;
+    if (p.y_half == nullptr) continue;
+    const __half high = to_half(y);
+    p.y_half[at] = high;
+    if (p.y_low != nullptr) p.y_low[at] = to_half((y - __half2float(high)) * kLowScale);
+  }
 }
 
 __global__ void post_kernel(float* streams, HcPost p, int n, int hidden) {
@@ -261,7 +288,8 @@ void hc_sums(const HcSums& p, cudaStream_t stream) {
 }
 
 void hc_mix(const HcMix& p, cudaStream_t stream) {
-  mix_kernel<<<dim3(static_cast<unsigned>((p.hidden + 255) / 256), static_cast<unsigned>(p.rows)), 256, 0, stream>>>(p);
+  const auto blocks = static_cast<unsigned>(p.rows < 64 ? (p.hidden + 255) / 256 : 1);
+  mix_kernel<<<dim3(blocks, static_cast<unsigned>(p.rows)), 256, 0, stream>>>(p);
 }
 
 void hc_post(float* streams, const HcPost& post, int streams_count, int hidden, int rows, cudaStream_t stream) {

@@ -19,8 +19,10 @@ inline constexpr int kMaxHcSums = (2 + kMaxStreams) * kMaxStreams + kMaxStreams 
 
 struct HcPost {
   const float* o = nullptr;  // [rows, d]; null: nothing to mix in
+  ExpertOutputs experts;     // to be added to o
   const float* post = nullptr;
   const float* comb = nullptr;
+  bool any() const { return o != nullptr; }
 };
 
 struct HcSums {

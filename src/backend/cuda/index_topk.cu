@@ -91,8 +91,9 @@ __global__ void __launch_bounds__(256) half_scores_kernel(const Batch batch, con
       const SegmentView& segment = batch.segments[segment_number];
       const std::int64_t stored = (segment.first_position + segment.rows) / p.ratio;
       __syncthreads();
-#pragma unroll 4
-      for (int k = warp; k < kKeys; k += 8) {
+#pragma unroll
+      for (int i8 = 0; i8 < kKeys / 8; ++i8) {
+        const int k = warp + 8 * i8;
         const std::int64_t key = first_key + k;
         if (key >= stored) {
           for (int d = lane; d < kIndexDim; d += 32) keys[k][d] = __half(0.0F);
@@ -173,11 +174,11 @@ __device__ std::uint32_t sortable(float v) {
 
 constexpr int kSelectThreads = 512;
 
-/// A block a row: the topk largest in ascending order of row number, ties to the lower row. Three passes over the digits
+/// A block a row: the topk largest in ascending order of row number, ties to the lower row. Four passes over the digits
 /// of the scores find the smallest kept score; a last one writes what lies above and the first of its equals.
 __global__ void __launch_bounds__(kSelectThreads) select_kernel(const Batch batch, const IndexTopk p, int first_row,
                                                                 std::int64_t pitch) {
-  __shared__ int histogram[2048];
+  __shared__ int histogram[256];
   __shared__ int counts[kSelectThreads / 32][2];
   __shared__ int chosen_digit;
   __shared__ int left;
@@ -194,40 +195,36 @@ __global__ void __launch_bounds__(kSelectThreads) select_kernel(const Batch batc
   std::uint32_t prefix = 0;
   std::uint32_t mask = 0;
   if (threadIdx.x == 0) left = kept;
-  for (const int shift : {21, 10, 0}) {
-    const int digits = shift == 0 ? 1024 : 2048;
-    for (int i = threadIdx.x; i < digits; i += kSelectThreads) histogram[i] = 0;
+  for (int shift = 24; shift >= 0; shift -= 8) {
+    if (threadIdx.x < 256) histogram[threadIdx.x] = 0;
     __syncthreads();
     for (std::int64_t i = threadIdx.x; i < visible; i += kSelectThreads) {
       const std::uint32_t key = sortable(scores[i]);
-      if ((key & mask) == prefix) atomicAdd(histogram + (key >> shift & (digits - 1)), 1);
+      if ((key & mask) == prefix) atomicAdd(histogram + (key >> shift & 255), 1);
     }
     __syncthreads();
-    if (threadIdx.x < 32) {  // the digit where the count from above reaches `left`
-      int above = 0;
-      for (int base = digits - 32; base >= 0; base -= 32) {
-        const int mine = histogram[base + 31 - threadIdx.x];
-        int sum = mine;
-        for (int step = 1; step < 32; step *= 2) {
-          const int other = __shfl_up_sync(~0u, sum, step);
-          if (static_cast<int>(threadIdx.x) >= step) sum += other;
-        }
-        const unsigned reached = __ballot_sync(~0u, above + sum >= left);
-        if (reached != 0) {
-          const int at = __ffs(static_cast<int>(reached)) - 1;
-          const int before = __shfl_sync(~0u, sum - mine, at);
-          if (threadIdx.x == 0) {
-            chosen_digit = base + 31 - at;
-            left -= above + before;
-          }
-          break;
-        }
-        above += __shfl_sync(~0u, sum, 31);
+    if (threadIdx.x < 32) {  // the digit where the count from above reaches `left`; lane 0 has the highest eight digits
+      const int high = 255 - 8 * static_cast<int>(threadIdx.x);
+      int mine = 0;
+      for (int i = 0; i < 8; ++i) mine += histogram[high - i];
+      int sum = mine;
+      for (int step = 1; step < 32; step *= 2) {
+        const int other = __shfl_up_sync(~0u, sum, step);
+        if (static_cast<int>(threadIdx.x) >= step) sum += other;
+      }
+      const int wanted = left;
+      __syncwarp();
+      int above = sum - mine;
+      if (above < wanted && sum >= wanted) {
+        int digit = high;
+        while (above + histogram[digit] < wanted) above += histogram[digit--];
+        chosen_digit = digit;
+        left = wanted - above;
       }
     }
     __syncthreads();
     prefix |= static_cast<std::uint32_t>(chosen_digit) << shift;
-    mask |= static_cast<std::uint32_t>(digits - 1) << shift;
+    mask |= 255u << shift;
     __syncthreads();
   }
   // `prefix` is the smallest kept score; `left` of its equals are kept.

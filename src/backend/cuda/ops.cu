@@ -1,5 +1,6 @@
 // The ops of the CUDA backend, in forward order: which kernels, on which memory.
 #include <algorithm>
+#include <utility>
 
 #include "backend/cuda/cuda_backend.h"
 #include "backend/cuda/index_topk.h"
@@ -20,13 +21,22 @@ States states_of(const StateRing& ring) { return {ring.offset, ring.slots, ring.
 // --- what ops share
 
 void CudaBackend::flush() {
+  if (!pending_post_) finish_experts();
   if (pending_mix_) run_mix(nullptr, nullptr, nullptr);
   if (!pending_post_) return;
   const HcPostArgs& p = *pending_post_;
-  cuda::hc_post(p.streams.data, {p.o.data, p.post.data, p.comb.data}, config_.dims.hc, config_.dims.hidden,
+  finish_experts();
+  cuda::hc_post(p.streams.data, {p.o.data, {}, p.post.data, p.comb.data}, config_.dims.hc, config_.dims.hidden,
                 static_cast<int>(p.o.rows), stream());
   device_.launched("hc_post");
   pending_post_.reset();
+}
+
+void CudaBackend::finish_experts() {
+  if (experts_.out == nullptr) return;
+  add_experts(experts_, batch_.rows, config_.dims.hidden, experts_target_, stream());
+  device_.launched("add_experts");
+  experts_ = {};
 }
 
 const __half* CudaBackend::halves(const float* x, std::int64_t rows, std::int64_t columns, __half* to) {
@@ -89,7 +99,8 @@ void CudaBackend::hc_pre(const HcPreArgs& args) {
   if (!enqueue(kHcPre, args.y.data)) return;
   HcPost post;
   if (pending_post_ && !pending_mix_ && pending_post_->streams.data == args.streams.data) {
-    post = {pending_post_->o.data, pending_post_->post.data, pending_post_->comb.data};
+    post = {pending_post_->o.data, {}, pending_post_->post.data, pending_post_->comb.data};
+    if (experts_.out != nullptr && experts_target_ == post.o) post.experts = std::exchange(experts_, {});
     pending_post_.reset();
   }
   flush();
@@ -147,7 +158,9 @@ void CudaBackend::hc_head(const HcHeadArgs& args) {
 
 void CudaBackend::hc_post(const HcPostArgs& args) {
   if (!enqueue(kHcPost, args.o.data)) return;
+  const ExpertOutputs parts = args.o.data == experts_target_ ? std::exchange(experts_, {}) : ExpertOutputs{};
   flush();
+  experts_ = parts;
   pending_post_ = args;
 }
 
@@ -178,8 +191,10 @@ void CudaBackend::query_heads(const QueryHeadsArgs& args) {
   norm_rows(args.qr.data, vector(args.q_a_norm), d.rms_eps, batch_.rows, d.q_lora, args.qr.data, scratch_.qr_half,
             nullptr, stream());
   qr_source_ = args.qr.data;
+  if (forked_) device_.check(cudaEventRecord(query_fork_, stream()), "fork");
   multiply(matrix(args.q_b), args.qr.data, batch_.rows, args.q.data, scratch_.wide_half, stream());
-  finish_heads(args.q.data, batch_.positions, args.rope.data, static_cast<int>(args.rope.cols), d.heads, d.head_dim, d.rms_eps,
+  query_source_ = args.q.data;
+  finish_heads(args.q.data, scratch_.query_half, batch_.positions, args.rope.data, static_cast<int>(args.rope.cols), d.heads, d.head_dim, d.rms_eps,
                batch_.rows, stream());
   device_.launched("query_heads");
 }
@@ -237,12 +252,20 @@ void CudaBackend::index_topk(const IndexTopkArgs& args) {
   if (!enqueue(kIndex, args.selected.data)) return;
   flush();
   const Dims& d = config_.dims;
-  join(2);
   const int ratio = layer(args.layer).ratio;
   const std::int64_t max_visible = end_position_ / ratio;
+  // Beside the queries' second product, when all inputs are halves that are there already.
+  cudaStream_t on = stream();
+  if (running_[2] && args.qr.data == qr_source_ && args.x.data == half_source_ && matrix(args.q_b).tiled &&
+      matrix(args.proj).tiled) {
+    on = sides_[2];
+    device_.check(cudaStreamWaitEvent(on, query_fork_, 0), "fork");
+  } else {
+    join(2);
+  }
   if (max_visible > d.index_topk) {
-    multiply(matrix(args.q_b), args.qr.data, batch_.rows, scratch_.index_queries, scratch_.wide_half, stream());
-    multiply(matrix(args.proj), args.x.data, batch_.rows, scratch_.index_weights, scratch_.wide_half, stream());
+    multiply(matrix(args.q_b), args.qr.data, batch_.rows, scratch_.index_queries, scratch_.wide_half, on);
+    multiply(matrix(args.proj), args.x.data, batch_.rows, scratch_.index_weights, scratch_.wide_half, on);
   }
   cuda::index_topk(batch_,
                    {.queries = scratch_.index_queries,
@@ -262,7 +285,7 @@ void CudaBackend::index_topk(const IndexTopkArgs& args) {
                     .selected = args.selected.data,
                     .count = args.count.data,
                     .exact = exact_},
-                   stream());
+                   on);
   device_.launched("index_topk");
 }
 
@@ -274,9 +297,15 @@ void CudaBackend::sparse_attention(const SparseAttentionArgs& args) {
   const LayerKvLayout& kv = layer(args.layer);
   const std::int64_t visible = kv.ratio == 0 ? 0 : end_position_ / kv.ratio;
   const bool selects = args.selected.data != nullptr;
+  const __half* q = scratch_.query_half;
+  if (args.q.data != query_source_) {  // queries that did not come from query_heads
+    convert_to_half(args.q.data, batch_.rows, args.q.cols, scratch_.query_half, stream());
+    query_source_ = nullptr;
+  }
   const bool wrote_halves = cuda::sparse_attention(
                          batch_,
                          {.q = args.q.data,
+                          .q_half = q,
                           .sinks = vector(args.sinks),
                           .frequencies = args.rope.data,
                           .pairs = static_cast<int>(args.rope.cols),
@@ -389,6 +418,7 @@ void CudaBackend::experts(const ExpertsArgs& args) {
     return;
   }
   const __half* x = halves(args.x.data, batch_.rows, d.hidden, scratch_.wide_half);
+  experts_target_ = args.y.data;
   if (batch_.rows > kFewRows) {
     many_experts({.w = w,
                   .x = x,
@@ -411,8 +441,12 @@ void CudaBackend::experts(const ExpertsArgs& args) {
                   .y = args.y.data},
                  stream());
     device_.launched("experts");
+    experts_ = {scratch_.pair_out, scratch_.place_of, scratch_.place_of, d.experts_used};
     return;
   }
+  // The shared expert runs beside the routed ones.
+  fork();
+  const cudaStream_t beside = side(0);
   few_experts({.w = w,
                .x = x,
                .experts = args.experts.data,
@@ -423,9 +457,13 @@ void CudaBackend::experts(const ExpertsArgs& args) {
                .shared_limit = args.shared_limit,
                .hidden = scratch_.hidden,
                .shared_hidden = scratch_.shared_hidden,
+               .pair_out = scratch_.pair_out,
                .y = args.y.data},
-              stream());
+              stream(), beside);
   device_.launched("experts");
+  join(0);
+  forked_ = false;
+  experts_ = {scratch_.pair_out, args.experts.data, nullptr, d.experts_used};
 }
 
 void CudaBackend::logits(const LogitsArgs& args) {

@@ -47,7 +47,16 @@ struct ExpertMatrices {
   Matrix shared_gate, shared_up, shared_down;
 };
 
-/// Up to kFewRows rows: one pass for gate and up of all chosen experts and the shared one, one for down and the sum.
+/// The routed experts' outputs, still apart: row r is the sum of `used` rows of `out`, in ascending order of expert, on top
+/// of what the shared expert left. Whoever reads the sum adds them up (hyper_connection.h), or add_experts() does.
+struct ExpertOutputs {
+  const float* out = nullptr;            // [rows * used, d]; null: nothing is apart
+  const std::int32_t* order = nullptr;   // [rows * used]: what to sort the slots of a row by
+  const std::int32_t* place = nullptr;   // [rows * used]: row of `out` for (row, slot); null: r * used + slot
+  int used = 0;
+};
+
+/// Up to kFewRows rows. Routed experts on `stream`, the shared one on `beside` (y).
 struct FewExperts {
   ExpertMatrices w;
   const __half* x;               // [rows, d]
@@ -59,9 +68,11 @@ struct FewExperts {
   float shared_limit;
   __half* hidden;         // scratch [rows * used, expert_ff]
   __half* shared_hidden;  // scratch [rows, shared_ff]
-  float* y;               // [rows, d]
+  float* pair_out;        // out [rows * used, d]
+  float* y;               // out [rows, d]
 };
-void few_experts(const FewExperts& e, cudaStream_t stream);
+void few_experts(const FewExperts& e, cudaStream_t stream, cudaStream_t beside);
+void add_experts(const ExpertOutputs& parts, std::int64_t rows, std::int64_t hidden, float* y, cudaStream_t stream);
 
 /// Any number of rows: the (row, expert) pairs sorted by expert, each expert's weights read once for up to 64 of them.
 struct ManyExperts {
@@ -84,7 +95,7 @@ struct ManyExperts {
   std::int32_t* place_of;  // [rows * used]: sorted place of (row, slot)
   int4* items;             // [rows * used / 64 + experts]: expert, first place, pairs, -
   std::int32_t* item_count;
-  float* y;
+  float* y;  // out [rows, d]: the shared expert
 };
 void many_experts(const ManyExperts& e, cudaStream_t stream);
 

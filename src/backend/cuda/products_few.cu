@@ -43,12 +43,13 @@ __global__ void __launch_bounds__(kWarps * 32, 2) few_rows_kernel(Product p, con
   }
 }
 
-/// As many warps on a row of tiles as leave each a few columns, more when there are few rows of tiles.
+/// Warps on a row of tiles: as few as fill the card once (sixteen warps a multiprocessor), so that every warp streams as
+/// long as it can and no second wave begins.
 int choose_warps_per_tile(const Matrix& m, std::int64_t outs) {
+  constexpr std::int64_t kWarpsOfCard = 2048;
   const std::int64_t tiles = (outs + 15) / 16;
   int warps = 1;
-  while (warps < kWarps && (m.column_tiles() / (2 * warps) >= 4 || (tiles * warps < 2048 && m.column_tiles() >= 2 * warps)))
-    warps *= 2;
+  while (warps < kWarps && tiles * warps * 2 <= kWarpsOfCard && m.column_tiles() >= 2 * warps) warps *= 2;
   return warps;
 }
 

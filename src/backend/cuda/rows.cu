@@ -38,24 +38,30 @@ __global__ void __launch_bounds__(256) norm_kernel(const float* x, const float* 
 }
 
 /// A warp a head.
-__global__ void __launch_bounds__(256) heads_kernel(float* q, const std::int32_t* positions, const float* frequencies,
+__global__ void __launch_bounds__(256) heads_kernel(float* q, __half* q_half, const std::int32_t* positions, const float* frequencies,
                                                     int pairs, int heads, int width, float eps, std::int64_t total) {
   const std::int64_t head = static_cast<std::int64_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
   if (head >= total) return;
   const int lane = threadIdx.x % 32;
   float* v = q + head * width;
+  __half* h = q_half + head * width;
   float squares = 0;
   for (int i = lane; i < width; i += 32) squares += v[i] * v[i];
   const float r = rsqrtf(warp_sum(squares) / static_cast<float>(width) + eps);
   const std::int64_t position = positions[head / heads];
   const int plain = width - 2 * pairs;
-  for (int i = lane; i < plain; i += 32) v[i] *= r;
+  for (int i = lane; i < plain; i += 32) {
+    v[i] *= r;
+    h[i] = to_half(v[i]);
+  }
   for (int i = lane; i < pairs; i += 32) {
     float a = v[plain + 2 * i] * r;
     float b = v[plain + 2 * i + 1] * r;
     rotate_pair(a, b, position, frequencies[i]);
     v[plain + 2 * i] = a;
     v[plain + 2 * i + 1] = b;
+    h[plain + 2 * i] = to_half(a);
+    h[plain + 2 * i + 1] = to_half(b);
   }
 }
 
@@ -194,9 +200,9 @@ void norm_rows(const float* x, const float* weight, float eps, std::int64_t rows
   norm_kernel<<<static_cast<unsigned>(rows), 256, 0, stream>>>(x, weight, eps, width, y, y_half, y_low);
 }
 
-void finish_heads(float* q, const std::int32_t* positions, const float* frequencies, int pairs, int heads, int width,
+void finish_heads(float* q, __half* q_half, const std::int32_t* positions, const float* frequencies, int pairs, int heads, int width,
                   float eps, std::int64_t rows, cudaStream_t stream) {
-  heads_kernel<<<blocks(rows * heads, 8), 256, 0, stream>>>(q, positions, frequencies, pairs, heads, width, eps, rows * heads);
+  heads_kernel<<<blocks(rows * heads, 8), 256, 0, stream>>>(q, q_half, positions, frequencies, pairs, heads, width, eps, rows * heads);
 }
 
 void choose_experts(const RouteChoice& p, cudaStream_t stream) {

@@ -17,8 +17,9 @@ void embed_rows(const Matrix& table, const std::int32_t* tokens, int rows, int s
 void norm_rows(const float* x, const float* weight, float eps, std::int64_t rows, int width, float* y, __half* y_half,
                __half* y_low, cudaStream_t stream);
 
-/// Per head: x rsqrt(mean(x^2) + eps), then rotation of the last 2 * pairs values (§2.5 steps 3-4). In place.
-void finish_heads(float* q, const std::int32_t* positions, const float* frequencies, int pairs, int heads, int width,
+/// Per head: x rsqrt(mean(x^2) + eps), then rotation of the last 2 * pairs values (§2.5 steps 3-4). In place, and as
+/// halves.
+void finish_heads(float* q, __half* q_half, const std::int32_t* positions, const float* frequencies, int pairs, int heads, int width,
                   float eps, std::int64_t rows, cudaStream_t stream);
 
 /// The router's choice (§2.9) from its logits [rows, experts].

@@ -26,6 +26,7 @@ Scratch carve_scratch(const BackendConfig& config, int multiprocessors, std::byt
   take(s.mixed_half, 2 * rows * d.hidden);
   take(s.qr_half, rows * d.q_lora);
   take(s.wide_half, rows * std::max({heads_width, low_rank, std::int64_t{2} * d.hidden}));
+  take(s.query_half, rows * heads_width);
   take(s.low_rank, rows * low_rank);
   take(s.low_rank_half, rows * low_rank);
   take(s.kv, rows * d.head_dim);

@@ -220,13 +220,10 @@ __global__ void __launch_bounds__(kThreads, 1) tensor_kernel(const Batch batch, 
   const int first_group = 0;
   const int last_group = groups;
 
-  const float* q = p.q + (static_cast<std::int64_t>(row) * p.heads + first_head) * kTensorHeadDim;
-  for (int i = thread; i < kTensorHeads * kTensorHeadDim / 4; i += kThreads) {
-    const float4 v = reinterpret_cast<const float4*>(q)[i];
-    auto* to = reinterpret_cast<__half2*>(&space.q[i / 128][i % 128 * 4]);
-    to[0] = __halves2half2(to_half(v.x), to_half(v.y));
-    to[1] = __halves2half2(to_half(v.z), to_half(v.w));
-  }
+  const auto* q = reinterpret_cast<const uint4*>(p.q_half + (static_cast<std::int64_t>(row) * p.heads + first_head) * kTensorHeadDim);
+#pragma unroll 8
+  for (int i = thread; i < kTensorHeads * kTensorHeadDim / 8; i += kThreads)
+    *reinterpret_cast<uint4*>(&space.q[i / 64][i % 64 * 8]) = q[i];
   if (thread < kTensorHeads) {
     space.largest[thread] = -INFINITY;
     space.denominator[thread] = 0;
@@ -376,14 +373,10 @@ __global__ void __launch_bounds__(kThreads) few_tensor_kernel(const Batch batch,
   const int last_group = groups * (static_cast<int>(blockIdx.z) + 1) / splits;
   KeyPiece piece;
   if (first_group < last_group) fetch(piece, keys, first_group * kKeysAtOnce + own_key, eighth, p.format);
-  const float* q = p.q + (static_cast<std::int64_t>(row) * p.heads + first_head) * kTensorHeadDim;
+  const auto* q = reinterpret_cast<const uint4*>(p.q_half + (static_cast<std::int64_t>(row) * p.heads + first_head) * kTensorHeadDim);
 #pragma unroll
-  for (int i = thread; i < kFewHeads * kTensorHeadDim / 4; i += kThreads) {
-    const float4 v = reinterpret_cast<const float4*>(q)[i];
-    auto* to = reinterpret_cast<__half2*>(&space.q[i / 128][i % 128 * 4]);
-    to[0] = __halves2half2(to_half(v.x), to_half(v.y));
-    to[1] = __halves2half2(to_half(v.z), to_half(v.w));
-  }
+  for (int i = thread; i < kFewHeads * kTensorHeadDim / 8; i += kThreads)
+    *reinterpret_cast<uint4*>(&space.q[i / 64][i % 64 * 8]) = q[i];
   if (thread < kFewHeads) {
     space.largest[thread] = -INFINITY;
     space.denominator[thread] = 0;

@@ -10,6 +10,7 @@ namespace ds4::cuda {
 
 struct Attention {
   const float* q;      // [rows, heads, head_dim]
+  const __half* q_half;  // the same
   const float* sinks;  // [heads]
   const float* frequencies;
   int pairs;
