@@ -24,6 +24,11 @@ bench() { build/gpu/bin/ds4-bench --device cuda --synthetic "$@"; }
 check() {
   local status=0
   build/gpu/bin/ds4-conformance --device cuda || status=1
+  local model
+  for model in models/*.gguf ${MODELS:-}; do
+    echo "== $model"
+    build/gpu/bin/ds4-conformance --device cuda --model "$model" --verbose || status=1
+  done
   return $status
 }
 

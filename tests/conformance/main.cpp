@@ -15,6 +15,7 @@
 #include "base/text.h"
 #include "dense_cases.h"
 #include "kv_script.h"
+#include "model_case.h"
 
 namespace ds4::conformance {
 namespace {
@@ -28,6 +29,7 @@ struct Settings {
   bool time = false;
   bool processor_time = false;
   bool quick = false;             // a minute's worth: small shapes, one batch size
+  std::vector<std::string> models;  // check these files instead of the ops
 };
 
 std::vector<int> first_rows(int count) {
@@ -351,7 +353,8 @@ void time_kv(const Settings& settings, const std::string& isa) {
 int usage() {
   std::fprintf(stderr,
                "usage: ds4-conformance [--device NAME] [--isa NAME] [--threads N] [--only TEXT] [--quick] [--time] [--processor-time]\n"
-               "                       [--verbose]\n"
+               "                       [--model FILE] [--verbose]\n"
+               "  --model FILE  a whole model on the device against the exact cpu path, in place of the ops\n"
                "  --only TEXT   cases whose name contains TEXT (\"kv \" and the layer, or \"op shape type rows n\")\n");
   return 2;
 }
@@ -367,6 +370,7 @@ int run(int argc, char** argv) {
     else if (flag == "--time") settings.time = true;
     else if (flag == "--device" && has_value) settings.device = argv[++i];
     else if (flag == "--isa" && has_value) settings.isas.push_back(argv[++i]);
+    else if (flag == "--model" && has_value) settings.models.push_back(argv[++i]);
     else if (flag == "--only" && has_value) settings.only = argv[++i];
     else if (flag == "--threads" && has_value) settings.threads = std::atoi(argv[++i]);
     else return usage();
@@ -380,8 +384,12 @@ int run(int argc, char** argv) {
     return 0;
   }
   Report report(settings.verbose);
-  run_dense(settings, report);
-  run_kv(settings, report);
+  for (const std::string& model : settings.models)
+    for (const std::string& isa : settings.isas) run_model(model, device_options(settings, isa, settings.threads), report);
+  if (settings.models.empty()) {
+    run_dense(settings, report);
+    run_kv(settings, report);
+  }
   std::printf("%d checks, %d failures\n", report.checks(), report.failures());
   return report.failures() == 0 ? 0 : 1;
 }

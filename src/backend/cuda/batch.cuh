@@ -35,8 +35,10 @@ struct Batch {
   }
   /// Row `row` of the sequence in `store`, which lies in pages.
   __device__ RowPlace row_in_pages(const SegmentView& segment, const Rows& store, std::int64_t row) const {
-    const std::int32_t page = pages[segment.pages + row / store.rows];
-    return store.at(page_memory + static_cast<std::uint64_t>(page) * page_bytes, static_cast<int>(row % store.rows));
+    const auto number = static_cast<unsigned>(row);  // 64-bit division is slow
+    const auto in_page = static_cast<unsigned>(store.rows);
+    const std::int32_t page = pages[segment.pages + static_cast<int>(number / in_page)];
+    return store.at(page_memory + static_cast<std::uint64_t>(page) * page_bytes, static_cast<int>(number % in_page));
   }
 };
 

@@ -38,8 +38,9 @@ __global__ void __launch_bounds__(2 * kMaxParts * 32) gated_kernel(Gated p) {
   const int rows = routed ? 1 : p.rows;
   const __half* x = routed ? p.x + job / p.used * m.in : p.x;
   if constexpr (F::kTable) load_iq2_selectors(table, m.iq2->selectors);
+  wait_for_previous();  // the choice of experts is the previous kernel's
   float sum[N][4] = {};
-  accumulate<F, N>(m, m.tile(routed ? p.experts[job] : 0, tile), warp % parts, static_cast<int>(m.column_tiles()), parts, x,
+  accumulate<F, N, false>(m, m.tile(routed ? p.experts[job] : 0, tile), warp % parts, static_cast<int>(m.column_tiles()), parts, x,
                    m.in, rows, table, sum);
 #pragma unroll
   for (int n = 0; n < N; ++n)
@@ -68,11 +69,11 @@ void gated(const Gated& p, cudaStream_t stream) {
   const int jobs = p.experts != nullptr ? p.rows * p.used : 1;
   const std::int64_t tiles = p.gate.row_tiles();
   int parts = 1;
-  while (parts < kMaxParts && tiles * jobs * parts * 4 <= 2048 && p.gate.column_tiles() >= 2 * parts) parts *= 2;
+  while (parts < kMaxParts && tiles * jobs * parts * 4 <= 4096 && p.gate.column_tiles() >= 2 * parts) parts *= 2;
   const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(jobs));
   const auto threads = static_cast<unsigned>(2 * parts * 32);
-  if (p.experts != nullptr || p.rows <= 8) gated_kernel<F, 1><<<grid, threads, 0, stream>>>(p);
-  else gated_kernel<F, 2><<<grid, threads, 0, stream>>>(p);
+  if (p.experts != nullptr || p.rows <= 8) launch(gated_kernel<F, 1>, grid, threads, 0, stream, p);
+  else launch(gated_kernel<F, 2>, grid, threads, 0, stream, p);
 }
 
 struct Down {
@@ -83,26 +84,35 @@ struct Down {
   float* out;  // [job, d]
 };
 
-constexpr int kDownWarps = 4;
+constexpr int kDownTiles = 2;
+constexpr int kDownParts = 2;
 
-/// A warp a row of tiles of a job.
+/// kDownParts warps share the columns of each of kDownTiles rows of tiles of a job.
 template <typename F>
-__global__ void __launch_bounds__(kDownWarps * 32) down_kernel(Down p) {
+__global__ void __launch_bounds__(kDownTiles * kDownParts * 32) down_kernel(Down p) {
   __shared__ uint2 table[F::kTable ? 256 : 1];
+  __shared__ float sums[kDownTiles * kDownParts][16];
   if constexpr (F::kTable) load_iq2_selectors(table, p.m.iq2->selectors);
+  const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   const std::int64_t job = blockIdx.y;
-  const std::int64_t tile = static_cast<std::int64_t>(blockIdx.x) * kDownWarps + threadIdx.x / 32;
-  if (tile >= p.m.row_tiles()) return;
+  const std::int64_t tile = static_cast<std::int64_t>(blockIdx.x) * kDownTiles + warp / kDownParts;
+  wait_for_previous();
   float sum[1][4] = {};
-  accumulate<F, 1>(p.m, p.m.tile(p.experts[job], tile), 0, static_cast<int>(p.m.column_tiles()), 1, p.hidden + job * p.m.in,
-                   p.m.in, 1, table, sum);
-  if (lane % 4 != 0) return;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const std::int64_t o = tile * 16 + lane / 4 + 8 * half;
-    if (o < p.m.out) p.out[job * p.m.out + o] = sum[0][2 * half] / p.m.pre;
+  if (tile < p.m.row_tiles())
+    accumulate<F, 1, false>(p.m, p.m.tile(p.experts[job], tile), warp % kDownParts, static_cast<int>(p.m.column_tiles()),
+                            kDownParts, p.hidden + job * p.m.in, p.m.in, 1, table, sum);
+  if (lane % 4 == 0) {
+    sums[warp][lane / 4] = sum[0][0];
+    sums[warp][lane / 4 + 8] = sum[0][2];
   }
+  __syncthreads();
+  if (threadIdx.x >= kDownTiles * 16) return;
+  const std::int64_t o = static_cast<std::int64_t>(blockIdx.x) * kDownTiles * 16 + threadIdx.x;
+  if (o >= p.m.out) return;
+  float v = 0;
+  for (int part = 0; part < kDownParts; ++part) v += sums[threadIdx.x / 16 * kDownParts + part][threadIdx.x % 16];
+  p.out[job * p.m.out + o] = v / p.m.pre;
 }
 
 }  // namespace
@@ -114,8 +124,10 @@ void few_experts(const FewExperts& e, cudaStream_t stream, cudaStream_t beside) 
   with_fragment(e.w.shared_gate.type, [&](auto f) { gated<decltype(f)>(shared, beside); });
 
   const Down down{e.w.down, e.hidden, e.experts, e.rows * e.used, e.pair_out};
-  const dim3 grid(static_cast<unsigned>((e.w.down.row_tiles() + kDownWarps - 1) / kDownWarps), static_cast<unsigned>(down.jobs));
-  with_fragment(e.w.down.type, [&](auto f) { down_kernel<decltype(f)><<<grid, kDownWarps * 32, 0, stream>>>(down); });
+  const dim3 grid(static_cast<unsigned>((e.w.down.row_tiles() + kDownTiles - 1) / kDownTiles), static_cast<unsigned>(down.jobs));
+  with_fragment(e.w.down.type, [&](auto f) {
+    launch(down_kernel<decltype(f)>, grid, kDownTiles * kDownParts * 32, 0, stream, down);
+  });
   half_product({.m = e.w.shared_down, .outs = e.w.shared_down.out, .rows = e.rows, .x_stride = e.w.shared_down.in, .y = e.y,
                 .y_stride = e.w.shared_down.out},
                e.shared_hidden, beside);

@@ -2,6 +2,7 @@
 
 #include "backend/cuda/device_math.cuh"
 #include "backend/cuda/file_values.cuh"
+#include "backend/cuda/launch.cuh"
 
 namespace ds4::cuda {
 
@@ -21,19 +22,24 @@ __device__ void mix_column(float (&x)[kMaxStreams], float o, const float* post, 
     if (k < n) x[k] = mixed[k];
 }
 
-/// Two neighbouring values of a control's row; `at` is even where the row is f16.
+/// Two neighbouring values of a control's row; the second one only where there is one. kHalf: the rows are f16 and `at` is
+/// even.
+template <bool kHalf>
 __device__ float2 fn_pair(const Matrix& fn, int control, std::int64_t at, bool second) {
   const std::byte* row = fn.row(0, control);
-  if (fn.type == DType::kF16 && second && at % 2 == 0) return __half22float2(*reinterpret_cast<const __half2*>(row + 2 * at));
-  return {file_value(fn.type, row, at, fn.iq2), second ? file_value(fn.type, row, at + 1, fn.iq2) : 0.0F};
+  if constexpr (kHalf) {
+    return __half22float2(*reinterpret_cast<const __half2*>(row + 2 * at));
+  } else {
+    return {file_value(fn.type, row, at, fn.iq2), second ? file_value(fn.type, row, at + 1, fn.iq2) : 0.0F};
+  }
 }
 
 constexpr int kSumWarps = 8;
 constexpr int kSumsPerWarp = (kMaxHcSums + kSumWarps - 1) / kSumWarps;
 
 /// Block (slice of columns, kRows rows). A warp takes every eighth sum; lanes take two columns at a time of all streams.
-/// kStreams is 4, or 0 for any number.
-template <int kRows, int kStreams>
+/// kStreams is 4, or 0 for any number. kHalf: fn is f16 and columns come in pairs.
+template <int kRows, int kStreams, bool kHalf>
 __global__ void __launch_bounds__(kSumWarps * 32) sums_kernel(const HcSums p) {
   extern __shared__ float v[];  // [kRows][streams][slice_columns]
   __shared__ int order[kRows][kMaxUsed];
@@ -46,17 +52,20 @@ __global__ void __launch_bounds__(kSumWarps * 32) sums_kernel(const HcSums p) {
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   const int pairs = n * (n + 1) / 2;
-  // The first columns' weights are on their way while the streams are read.
-  float2 ahead[kSumsPerWarp][kMaxStreams];
+  // With one row the weights of the first columns are on their way while the streams are read.
+  constexpr bool kEarly = kHalf && kRows == 1;
+  float2 ahead[kEarly ? kSumsPerWarp : 1][kMaxStreams];
+  if constexpr (kEarly) {
 #pragma unroll
-  for (int i = 0; i < kSumsPerWarp; ++i)
+    for (int i = 0; i < kSumsPerWarp; ++i)
 #pragma unroll
-    for (int k = 0; k < kMaxStreams; ++k) {
-      ahead[i][k] = make_float2(0, 0);
-      if (k < n && warp + i * kSumWarps < p.controls && lane * 2 < columns)
-        ahead[i][k] = fn_pair(p.fn, warp + i * kSumWarps, static_cast<std::int64_t>(k) * p.hidden + first + lane * 2,
-                              lane * 2 + 1 < columns);
-    }
+      for (int k = 0; k < kMaxStreams; ++k) {
+        ahead[i][k] = make_float2(0, 0);
+        if (k < n && warp + i * kSumWarps < p.controls && lane * 2 < columns)
+          ahead[i][k] = fn_pair<true>(p.fn, warp + i * kSumWarps, static_cast<std::int64_t>(k) * p.hidden + first + lane * 2, true);
+      }
+  }
+  wait_for_previous();
   if (p.post.experts.out != nullptr) {
     if (threadIdx.x < rows) order_experts(p.post.experts, first_row + threadIdx.x, order[threadIdx.x]);
     __syncthreads();
@@ -94,12 +103,14 @@ __global__ void __launch_bounds__(kSumWarps * 32) sums_kernel(const HcSums p) {
 #pragma unroll
         for (int k = 0; k < kMaxStreams; ++k) {
           if (k >= n) continue;
-          const float2 w = c < 64 ? ahead[i][k] : fn_pair(p.fn, s, static_cast<std::int64_t>(k) * p.hidden + first + c, second);
+          float2 w;
+          if (kEarly && c < 64) w = ahead[kEarly ? i : 0][k];
+          else w = fn_pair<kHalf>(p.fn, s, static_cast<std::int64_t>(k) * p.hidden + first + c, second);
 #pragma unroll
           for (int r = 0; r < kRows; ++r) {
             if (r >= rows) continue;
-            const float* at = v + (r * n + k) * slice_columns + c;
-            sum[i][r] += w.x * at[0] + (second ? w.y * at[1] : 0.0F);
+            const float2 x = *reinterpret_cast<const float2*>(v + (r * n + k) * slice_columns + c);
+            sum[i][r] += w.x * x.x + (second ? w.y * x.y : 0.0F);
           }
         }
       } else if (s < p.controls + pairs) {
@@ -110,9 +121,9 @@ __global__ void __launch_bounds__(kSumWarps * 32) sums_kernel(const HcSums p) {
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
           if (r >= rows) continue;
-          const float* x = v + (r * n + a) * slice_columns + c;
-          const float* y = v + (r * n + b) * slice_columns + c;
-          sum[i][r] += x[0] * y[0] + (second ? x[1] * y[1] : 0.0F);
+          const float2 x = *reinterpret_cast<const float2*>(v + (r * n + a) * slice_columns + c);
+          const float2 y = *reinterpret_cast<const float2*>(v + (r * n + b) * slice_columns + c);
+          sum[i][r] += x.x * y.x + (second ? x.y * y.y : 0.0F);
         }
       }
     }
@@ -183,6 +194,7 @@ __global__ void __launch_bounds__(256) mix_kernel(const HcMix p) {
   const int n = p.streams_count;
   const int row = blockIdx.y;
   const int sums = p.controls + n * (n + 1) / 2;
+  wait_for_previous();
   // The streams are on their way while the controls are worked out.
   const int c = blockIdx.x * 256 + threadIdx.x;
   const std::int64_t source = p.source_row == nullptr ? row : p.source_row[row];
@@ -262,6 +274,7 @@ __global__ void __launch_bounds__(256) mix_kernel(const HcMix p) {
 }
 
 __global__ void post_kernel(float* streams, HcPost p, int n, int hidden) {
+  wait_for_previous();
   const int c = blockIdx.x * blockDim.x + threadIdx.x;
   if (c >= hidden) return;
   const std::int64_t row = blockIdx.y;
@@ -279,22 +292,24 @@ __global__ void post_kernel(float* streams, HcPost p, int n, int hidden) {
 void hc_sums(const HcSums& p, cudaStream_t stream) {
   const std::size_t row_bytes = static_cast<std::size_t>(p.streams_count) *
                                 static_cast<std::size_t>((p.hidden + 2 * kHcSlices - 1) / (2 * kHcSlices) * 2) * sizeof(float);
-  const auto launch = [&](auto kernel, int rows) {
-    kernel<<<dim3(kHcSlices, static_cast<unsigned>((p.rows + rows - 1) / rows)), kSumWarps * 32,
-             static_cast<std::size_t>(rows) * row_bytes, stream>>>(p);
+  const bool half = p.fn.type == DType::kF16 && p.hidden % 2 == 0;
+  const auto launch_rows = [&](auto kernel, int rows) {
+    launch(kernel, dim3(kHcSlices, static_cast<unsigned>((p.rows + rows - 1) / rows)), kSumWarps * 32,
+           static_cast<std::size_t>(rows) * row_bytes, stream, p);
   };
-  if (p.rows < 64) p.streams_count == 4 ? launch(sums_kernel<1, 4>, 1) : launch(sums_kernel<1, 0>, 1);
-  else p.streams_count == 4 ? launch(sums_kernel<8, 4>, 8) : launch(sums_kernel<8, 0>, 8);
+  if (p.streams_count != 4) launch_rows(sums_kernel<1, 0, false>, 1);
+  else if (p.rows < 64) half ? launch_rows(sums_kernel<1, 4, true>, 1) : launch_rows(sums_kernel<1, 4, false>, 1);
+  else half ? launch_rows(sums_kernel<8, 4, true>, 8) : launch_rows(sums_kernel<8, 4, false>, 8);
 }
 
 void hc_mix(const HcMix& p, cudaStream_t stream) {
   const auto blocks = static_cast<unsigned>(p.rows < 64 ? (p.hidden + 255) / 256 : 1);
-  mix_kernel<<<dim3(blocks, static_cast<unsigned>(p.rows)), 256, 0, stream>>>(p);
+  launch(mix_kernel, dim3(blocks, static_cast<unsigned>(p.rows)), 256, 0, stream, p);
 }
 
 void hc_post(float* streams, const HcPost& post, int streams_count, int hidden, int rows, cudaStream_t stream) {
-  post_kernel<<<dim3(static_cast<unsigned>((hidden + 255) / 256), static_cast<unsigned>(rows)), 256, 0, stream>>>(
-      streams, post, streams_count, hidden);
+  launch(post_kernel, dim3(static_cast<unsigned>((hidden + 255) / 256), static_cast<unsigned>(rows)), 256, 0, stream, streams,
+         post, streams_count, hidden);
 }
 
 }  // namespace ds4::cuda

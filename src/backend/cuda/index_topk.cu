@@ -4,6 +4,7 @@
 
 #include "backend/cuda/device_math.cuh"
 #include "backend/cuda/fragments.cuh"
+#include "backend/cuda/launch.cuh"
 
 namespace ds4::cuda {
 
@@ -15,6 +16,7 @@ __global__ void __launch_bounds__(128) query_kernel(const Batch batch, const Ind
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   const std::int64_t head = static_cast<std::int64_t>(blockIdx.x) * (blockDim.x / 32) + warp;
+  wait_for_previous();
   if (head >= static_cast<std::int64_t>(batch.rows) * p.heads) return;
   float* v = shared + warp * p.dim;
   float* query = p.queries + head * p.dim;
@@ -40,7 +42,9 @@ __device__ float score_scale(int dim, int heads) {
   return static_cast<float>(1.0 / sqrt(static_cast<double>(dim)) / sqrt(static_cast<double>(heads)));
 }
 
-__device__ std::int64_t visible_rows(const Batch& batch, int row, int ratio) { return (batch.positions[row] + 1) / ratio; }
+__device__ std::int64_t visible_rows(const Batch& batch, int row, int ratio) {
+  return static_cast<unsigned>(batch.positions[row] + 1) / static_cast<unsigned>(ratio);
+}
 
 /// Any shape, f32: a warp a (row, key).
 __global__ void __launch_bounds__(256) float_scores_kernel(const Batch batch, const IndexTopk p, int first_row,
@@ -77,6 +81,7 @@ __global__ void __launch_bounds__(256) half_scores_kernel(const Batch batch, con
   const int warp = thread / 32;
   const int lane = thread % 32;
   const std::int64_t first_key = static_cast<std::int64_t>(blockIdx.x) * kKeys;
+  wait_for_previous();
   int loaded_segment = -1;
   std::uint32_t b[8][2][2];  // [step][keys 0..7 | 8..15][register]
   for (int i = 0; i < kQueryRows; ++i) {
@@ -183,6 +188,7 @@ __global__ void __launch_bounds__(kSelectThreads) select_kernel(const Batch batc
   __shared__ int chosen_digit;
   __shared__ int left;
   const int row = first_row + blockIdx.x;
+  wait_for_previous();
   const std::int64_t visible = visible_rows(batch, row, p.ratio);
   std::int32_t* selected = p.selected + static_cast<std::int64_t>(row) * p.topk;
   const int kept = static_cast<int>(min(visible, static_cast<std::int64_t>(p.topk)));
@@ -279,20 +285,23 @@ void index_topk(const Batch& batch, const IndexTopk& p, cudaStream_t stream) {
     return;
   }
   const auto heads = static_cast<unsigned>((static_cast<std::int64_t>(batch.rows) * p.heads + 3) / 4);
-  query_kernel<<<heads, 128, static_cast<std::size_t>(p.dim) * 4 * sizeof(float), stream>>>(batch, p);
+  launch(query_kernel, dim3(heads), 128, static_cast<std::size_t>(p.dim) * 4 * sizeof(float), stream, batch, p);
   const std::int64_t pitch = (p.max_visible + 127) / 128 * 128;
   const bool half = !p.exact && p.dim == kIndexDim && p.heads == kIndexHeads && p.format != KvFormat::kF32;
   for (int first = 0; first < batch.rows; first += p.score_rows) {
     const int rows = std::min(p.score_rows, batch.rows - first);
     if (half) {
       const auto key_blocks = static_cast<unsigned>(pitch / kKeys);
-      if (rows < 16) half_scores_kernel<1><<<dim3(key_blocks, static_cast<unsigned>(rows)), 256, 0, stream>>>(batch, p, first, rows, pitch);
-      else half_scores_kernel<16><<<dim3(key_blocks, static_cast<unsigned>((rows + 15) / 16)), 256, 0, stream>>>(batch, p, first, rows, pitch);
+      if (rows < 16) 
+        launch(half_scores_kernel<1>, dim3(key_blocks, static_cast<unsigned>(rows)), 256, 0, stream, batch, p, first, rows, pitch);
+      else
+        launch(half_scores_kernel<16>, dim3(key_blocks, static_cast<unsigned>((rows + 15) / 16)), 256, 0, stream, batch, p, first, rows,
+               pitch);
     } else {
       const dim3 grid(static_cast<unsigned>((p.max_visible + 7) / 8), static_cast<unsigned>(rows));
       float_scores_kernel<<<grid, 256, 0, stream>>>(batch, p, first, pitch);
     }
-    select_kernel<<<static_cast<unsigned>(rows), kSelectThreads, 0, stream>>>(batch, p, first, pitch);
+    launch(select_kernel, dim3(static_cast<unsigned>(rows)), kSelectThreads, 0, stream, batch, p, first, pitch);
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include "backend/cuda/device_math.cuh"
 #include "backend/cuda/file_values.cuh"
+#include "backend/cuda/launch.cuh"
 
 namespace ds4::cuda {
 
@@ -42,6 +43,7 @@ __global__ void __launch_bounds__(kThreads) window_kernel(const Batch batch, con
   extern __shared__ float values[];
   __shared__ float space[33];
   const int row = blockIdx.x;
+  wait_for_previous();
   for (int i = threadIdx.x; i < p.head_dim; i += kThreads) values[i] = p.kv[static_cast<std::int64_t>(row) * p.head_dim + i];
   const std::int64_t position = batch.positions[row];
   const SegmentView segment = batch.segments[batch.segment_of[row]];
@@ -51,7 +53,7 @@ __global__ void __launch_bounds__(kThreads) window_kernel(const Batch batch, con
   if (segment.rows > kRewindSlack) return;
   // Encoded again rather than copied: every thread of the block would have to wait for the first copy.
   encode_kv_row(p.format, values, p.head_dim, 2 * p.pairs,
-                p.ring.at(batch.tail(segment), static_cast<int>(position % p.ring.rows)));
+                p.ring.at(batch.tail(segment), static_cast<int>(static_cast<unsigned>(position) % static_cast<unsigned>(p.ring.rows))));
 }
 
 __global__ void __launch_bounds__(kThreads) store_window_kernel(const Batch batch, const WindowRows p) {
@@ -59,7 +61,7 @@ __global__ void __launch_bounds__(kThreads) store_window_kernel(const Batch batc
   const SegmentView& segment = batch.segments[batch.segment_of[row]];
   const std::int64_t position = batch.positions[row];
   if (segment.rows <= kRewindSlack || position < segment.first_position + segment.rows - p.ring.rows) return;
-  copy_row(p.ring, p.ring.at(batch.tail(segment), static_cast<int>(position % p.ring.rows)), p.fresh_rows.at(p.fresh, row));
+  copy_row(p.ring, p.ring.at(batch.tail(segment), static_cast<int>(static_cast<unsigned>(position) % static_cast<unsigned>(p.ring.rows))), p.fresh_rows.at(p.fresh, row));
 }
 
 struct TokenState {
@@ -73,7 +75,7 @@ struct TokenState {
   __device__ float g(std::int64_t position, int channel) const {
     if (position < segment.first_position) return p.states.g(batch.tail(segment), position)[channel];
     return p.g[(segment.first_row + position - segment.first_position) * p.states.width + channel] +
-           file_value(p.ape.type, p.ape.row(0, position % p.ratio), channel, p.ape.iq2);
+           file_value(p.ape.type, p.ape.row(0, static_cast<unsigned>(position) % static_cast<unsigned>(p.ratio)), channel, p.ape.iq2);
   }
   __device__ void store(std::int64_t position, int channel) const {
     p.states.z(batch.tail(segment), position)[channel] = z(position, channel);
@@ -110,6 +112,7 @@ __global__ void __launch_bounds__(kThreads) compress_kernel(const Batch batch, c
   extern __shared__ float values[];
   __shared__ float space[33];
   const int row = blockIdx.x;
+  wait_for_previous();
   const SegmentView& segment = batch.segments[batch.segment_of[row]];
   const std::int64_t position = batch.positions[row];
   const TokenState states{batch, p, segment};
@@ -137,7 +140,7 @@ __global__ void store_states_kernel(const Batch batch, const CompressRows p) {
 
 void make_window_rows(const Batch& batch, const WindowRows& p, cudaStream_t stream) {
   const auto shared = static_cast<std::size_t>(p.head_dim) * sizeof(float);
-  window_kernel<<<static_cast<unsigned>(batch.rows), kThreads, shared, stream>>>(batch, p);
+  launch(window_kernel, dim3(static_cast<unsigned>(batch.rows)), kThreads, shared, stream, batch, p);
 }
 
 void store_window_rows(const Batch& batch, const WindowRows& p, cudaStream_t stream) {
@@ -146,7 +149,7 @@ void store_window_rows(const Batch& batch, const WindowRows& p, cudaStream_t str
 
 void compress_rows(const Batch& batch, const CompressRows& p, bool long_segments, cudaStream_t stream) {
   const auto shared = static_cast<std::size_t>(p.row_width) * sizeof(float);
-  compress_kernel<<<static_cast<unsigned>(batch.rows), kThreads, shared, stream>>>(batch, p);
+  launch(compress_kernel, dim3(static_cast<unsigned>(batch.rows)), kThreads, shared, stream, batch, p);
   if (long_segments) store_states_kernel<<<static_cast<unsigned>(batch.rows), 256, 0, stream>>>(batch, p);
 }
 

@@ -31,7 +31,8 @@ struct States {
   int slots;
   int width;
   __device__ float* z(std::byte* tail, std::int64_t position) const {
-    return reinterpret_cast<float*>(tail + offset) + position % slots * width;
+    return reinterpret_cast<float*>(tail + offset) +
+           static_cast<std::int64_t>(static_cast<unsigned>(position) % static_cast<unsigned>(slots)) * width;
   }
   __device__ float* g(std::byte* tail, std::int64_t position) const {
     return z(tail, position) + static_cast<std::int64_t>(slots) * width;

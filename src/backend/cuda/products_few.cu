@@ -21,8 +21,9 @@ __global__ void __launch_bounds__(kWarps * 32, 2) few_rows_kernel(Product p, con
   const std::int64_t group = blockIdx.y;
   x += group * p.m.in;
   float sum[N][4] = {};
-  if (tile * 16 < p.outs)
-    accumulate<F, N>(p.m, p.m.tile(0, group * (p.outs / 16) + tile), warp % warps_per_tile,
+  if (tile * 16 >= p.outs) wait_for_previous();
+  else
+    accumulate<F, N, true>(p.m, p.m.tile(0, group * (p.outs / 16) + tile), warp % warps_per_tile,
                      static_cast<int>(p.m.column_tiles()), warps_per_tile, x, p.x_stride, static_cast<int>(p.rows), table,
                      sum);
 #pragma unroll
@@ -58,8 +59,8 @@ void few_rows(const Product& p, const __half* x, cudaStream_t stream) {
   const int warps = choose_warps_per_tile(p.m, p.outs * p.groups);
   const int tiles_here = kWarps / warps;
   const dim3 blocks(static_cast<unsigned>(((p.outs + 15) / 16 + tiles_here - 1) / tiles_here), static_cast<unsigned>(p.groups));
-  if (p.rows <= 8) few_rows_kernel<F, 1><<<blocks, kWarps * 32, 0, stream>>>(p, x, warps);
-  else few_rows_kernel<F, 2><<<blocks, kWarps * 32, 0, stream>>>(p, x, warps);
+  if (p.rows <= 8) launch(few_rows_kernel<F, 1>, blocks, kWarps * 32, 0, stream, p, x, warps);
+  else launch(few_rows_kernel<F, 2>, blocks, kWarps * 32, 0, stream, p, x, warps);
 }
 
 

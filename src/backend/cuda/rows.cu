@@ -3,6 +3,7 @@
 #include "backend/cuda/device_math.cuh"
 #include "backend/cuda/file_values.cuh"
 #include "backend/cuda/fragments.cuh"
+#include "backend/cuda/launch.cuh"
 #include "backend/cuda/products.h"
 
 namespace ds4::cuda {
@@ -21,6 +22,7 @@ __global__ void __launch_bounds__(256) norm_kernel(const float* x, const float* 
                                                    __half* y_half, __half* y_low) {
   __shared__ float space[33];
   const std::int64_t row = blockIdx.x;
+  wait_for_previous();
   float squares = 0;
   for (int i = threadIdx.x; i < width; i += blockDim.x) {
     const float v = x[row * width + i];
@@ -41,6 +43,7 @@ __global__ void __launch_bounds__(256) norm_kernel(const float* x, const float* 
 __global__ void __launch_bounds__(256) heads_kernel(float* q, __half* q_half, const std::int32_t* positions, const float* frequencies,
                                                     int pairs, int heads, int width, float eps, std::int64_t total) {
   const std::int64_t head = static_cast<std::int64_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
+  wait_for_previous();
   if (head >= total) return;
   const int lane = threadIdx.x % 32;
   float* v = q + head * width;
@@ -73,6 +76,7 @@ __global__ void choose_kernel(const RouteChoice p) {
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   const int row = blockIdx.x * (blockDim.x / 32) + warp;
+  wait_for_previous();
   if (row >= p.rows) return;
   float* score = shared + warp * 2 * p.experts;
   float* ranked = score + p.experts;
@@ -197,17 +201,18 @@ void embed_rows(const Matrix& table, const std::int32_t* tokens, int rows, int s
 
 void norm_rows(const float* x, const float* weight, float eps, std::int64_t rows, int width, float* y, __half* y_half,
                __half* y_low, cudaStream_t stream) {
-  norm_kernel<<<static_cast<unsigned>(rows), 256, 0, stream>>>(x, weight, eps, width, y, y_half, y_low);
+  launch(norm_kernel, dim3(static_cast<unsigned>(rows)), 256, 0, stream, x, weight, eps, width, y, y_half, y_low);
 }
 
 void finish_heads(float* q, __half* q_half, const std::int32_t* positions, const float* frequencies, int pairs, int heads, int width,
                   float eps, std::int64_t rows, cudaStream_t stream) {
-  heads_kernel<<<blocks(rows * heads, 8), 256, 0, stream>>>(q, q_half, positions, frequencies, pairs, heads, width, eps, rows * heads);
+  launch(heads_kernel, dim3(blocks(rows * heads, 8)), 256, 0, stream, q, q_half, positions, frequencies, pairs, heads, width, eps,
+         rows * heads);
 }
 
 void choose_experts(const RouteChoice& p, cudaStream_t stream) {
   const auto shared = static_cast<std::size_t>(p.experts) * 2 * 4 * sizeof(float);
-  choose_kernel<<<blocks(p.rows, 4), 128, shared, stream>>>(p);
+  launch(choose_kernel, dim3(blocks(p.rows, 4)), 128, shared, stream, p);
 }
 
 void file_experts(const FileExperts& e, cudaStream_t stream) {

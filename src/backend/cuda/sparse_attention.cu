@@ -6,6 +6,7 @@
 
 #include "backend/cuda/device_math.cuh"
 #include "backend/cuda/fragments.cuh"
+#include "backend/cuda/launch.cuh"
 
 namespace ds4::cuda {
 
@@ -36,7 +37,7 @@ struct Keys {
     const std::int64_t position = first_window + i - compressed;
     if (position >= segment.first_position)
       return p.fresh_rows.at(p.fresh, static_cast<int>(segment.first_row + position - segment.first_position));
-    return p.ring.at(batch.tail(segment), static_cast<int>(position % p.ring.rows));
+    return p.ring.at(batch.tail(segment), static_cast<int>(static_cast<unsigned>(position) % static_cast<unsigned>(p.ring.rows)));
   }
 };
 
@@ -367,6 +368,7 @@ __global__ void __launch_bounds__(kThreads) few_tensor_kernel(const Batch batch,
   const int first_head = blockIdx.x * kFewHeads;
   const int own_key = thread / 8;
   const int eighth = thread % 8;
+  wait_for_previous();
   const Keys keys(batch, p, row);
   const int groups = (keys.total + kKeysAtOnce - 1) / kKeysAtOnce;
   const int first_group = groups * static_cast<int>(blockIdx.z) / splits;
@@ -472,6 +474,7 @@ __global__ void __launch_bounds__(kThreads) few_tensor_kernel(const Batch batch,
 __global__ void __launch_bounds__(256) combine_kernel(const Batch batch, const Attention p, int splits) {
   const int head = blockIdx.x;
   const int row = blockIdx.y;
+  wait_for_previous();
   const float* parts = p.parts + (static_cast<std::int64_t>(row) * p.heads + head) * splits * kPartFloats;
   const float sink = p.sinks[head];
   float largest = sink;
@@ -533,8 +536,8 @@ bool sparse_attention(const Batch& batch, const Attention& p, cudaStream_t strea
   const auto groups = static_cast<int>((p.max_keys + kKeysAtOnce - 1) / kKeysAtOnce);
   const int splits = std::clamp(2 * p.multiprocessors / (batch.rows * head_groups), 1, std::min(groups, kMaxSplits));
   const dim3 grid(static_cast<unsigned>(head_groups), rows, static_cast<unsigned>(splits));
-  few_tensor_kernel<<<grid, kThreads, sizeof(FewSpace), stream>>>(batch, p, splits);
-  combine_kernel<<<dim3(static_cast<unsigned>(p.heads), rows), 256, 0, stream>>>(batch, p, splits);
+  launch(few_tensor_kernel, grid, kThreads, sizeof(FewSpace), stream, batch, p, splits);
+  launch(combine_kernel, dim3(static_cast<unsigned>(p.heads), rows), 256, 0, stream, batch, p, splits);
   return true;
 }
 

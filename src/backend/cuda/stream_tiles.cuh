@@ -2,6 +2,7 @@
 #pragma once
 
 #include "backend/cuda/fragments.cuh"
+#include "backend/cuda/launch.cuh"
 
 namespace ds4::cuda {
 
@@ -24,7 +25,8 @@ inline constexpr int kTilesAhead = F::kTileBytes > 2400 ? 1 : F::kTileBytes > 13
 
 /// sum[n] += 16 rows of tiles times rows 8 n .. 8 n + 7 of x, for the columns first, first + step, ... of the row of
 /// tiles. Rows of x at and beyond `rows` count as zero.
-template <typename F, int N>
+/// kWait: x comes from the previous kernel, the weights' address does not.
+template <typename F, int N, bool kWait>
 __device__ __forceinline__ void accumulate(const Matrix& m, const std::byte* tiles, int first, int last, int step,
                                            const __half* x, std::int64_t x_stride, int rows, const uint2* table,
                                            float (&sum)[N][4]) {
@@ -34,6 +36,8 @@ __device__ __forceinline__ void accumulate(const Matrix& m, const std::byte* til
 #pragma unroll
   for (int i = 0; i < kAhead; ++i)
     if (first + i * step < last) raw[i].load(tiles + static_cast<std::uint64_t>(first + i * step) * F::kTileBytes, lane);
+  if constexpr (kWait) wait_for_previous();  // x is the previous kernel's
+  float odd[N][4] = {};  // two chains of sums: a product waits for the one before it
   // What the lane reads of x: columns 32 (lane % 4) .. of row lane / 4, and of row lane / 4 + 8.
   const __half* own[N];
   bool present[N];
@@ -74,11 +78,15 @@ __device__ __forceinline__ void accumulate(const Matrix& m, const std::byte* til
 #pragma unroll
         for (int n = 0; n < N; ++n) {
           mma(sum[n], pair.a[0], x_now[n][u].x, x_now[n][u].y);
-          mma(sum[n], pair.a[1], x_now[n][u].z, x_now[n][u].w);
+          mma(odd[n], pair.a[1], x_now[n][u].z, x_now[n][u].w);
         }
       }
     }
   }
+#pragma unroll
+  for (int n = 0; n < N; ++n)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sum[n][i] += odd[n][i];
 }
 
 }  // namespace ds4::cuda

@@ -1,0 +1,42 @@
+// Launching kernels so that the next one on the stream may begin before the last one has ended (programmatic dependent
+// launch, compute capability 9.0): its blocks take the places that become free, fetch weights, and wait where they need
+// what the last kernel wrote. On older cards the same calls are plain launches.
+//
+// Every kernel launched here calls wait_for_previous() in every thread before it reads or writes anything that another
+// kernel touches, and before it returns; weights it may read earlier.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <utility>
+
+namespace ds4::cuda {
+
+__device__ __forceinline__ void wait_for_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+/// Set once, when the first device is opened.
+inline bool early_launch = false;
+
+template <typename... Parameters, typename... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::size_t shared, cudaStream_t stream,
+            Arguments&&... arguments) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = early_launch ? 1 : 0;
+  cudaLaunchKernelEx(&config, kernel, Parameters(std::forward<Arguments>(arguments))...);
+}
+
+}  // namespace ds4::cuda
