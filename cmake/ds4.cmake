@@ -3,6 +3,7 @@
 option(DS4_CORE_ONLY "Only kernels and model: needs nothing but a compiler" OFF)
 option(DS4_BUILD_TESTS "Build the tests" ON)
 option(DS4_FUZZ "Build the fuzz targets with libFuzzer (clang)" OFF)
+set(DS4_COMMIT "" CACHE STRING "What reports call this commit; empty: ask git")
 option(DS4_CUDA "Compile src/backend/cuda/*.cu" OFF)
 set(DS4_SANITIZE "" CACHE STRING "Sanitizers, as for -fsanitize=")
 
@@ -144,18 +145,30 @@ function(ds4_isa_sources variable target)
   set(${variable} ${found} PARENT_SCOPE)
 endfunction()
 
-# One program per src/main/*.cpp, named after it with '-' for '_'. The target `programs` is all of them.
+# ds4_programs(LINK targets... [FILES mains...]): one program per src/main/*.cpp, or per file named, called after it with
+# '-' for '_'. The target `programs` is all of them.
 function(ds4_programs)
+  cmake_parse_arguments(ARG "" "" "LINK;FILES" ${ARGN})
   add_custom_target(programs)
-  file(GLOB mains CONFIGURE_DEPENDS src/main/*.cpp)
+  set(mains ${ARG_FILES})
+  if(NOT mains)
+    file(GLOB mains CONFIGURE_DEPENDS src/main/*.cpp)
+  endif()
   foreach(main ${mains})
     get_filename_component(name ${main} NAME_WE)
     string(REPLACE "_" "-" name ${name})
     add_executable(${name} ${main})
-    target_link_libraries(${name} PRIVATE ds4_cli ds4_convert ds4_engine ds4_chat)
+    target_link_libraries(${name} PRIVATE ${ARG_LINK})
     add_dependencies(programs ${name})
     target_compile_definitions(${name} PRIVATE DS4_VERSION="${PROJECT_VERSION}")
   endforeach()
+  # Reports of measurements name the commit.
+  set(generated ${CMAKE_BINARY_DIR}/generated)
+  add_custom_target(ds4_commit BYPRODUCTS ${generated}/commit.h
+    COMMAND ${CMAKE_COMMAND} -DSOURCE=${CMAKE_SOURCE_DIR} -DOUTPUT=${generated}/commit.h -DCOMMIT=${DS4_COMMIT}
+            -P ${CMAKE_SOURCE_DIR}/cmake/commit.cmake)
+  add_dependencies(ds4-bench ds4_commit)
+  target_include_directories(ds4-bench PRIVATE ${CMAKE_BINARY_DIR})
 endfunction()
 
 # tests/<folder>/CMakeLists.txt, one per kind of test.

@@ -10,7 +10,7 @@
 #include "convert/checkpoint_config.h"
 #include "convert/jobs.h"
 #include "convert/model_metadata.h"
-#include "convert/random_weights.h"
+#include "quant/random_weights.h"
 #include "convert/tensor_names.h"
 #include "gguf/writer.h"
 #include "tokenizer/byte_map.h"

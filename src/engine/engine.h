@@ -18,7 +18,7 @@
 
 #include "backend/backend.h"
 #include "base/result.h"
-#include "engine/memory.h"
+#include "base/available_memory.h"
 #include "engine/session.h"
 #include "gguf/file.h"
 #include "model/model.h"

@@ -8,12 +8,14 @@ namespace ds4 {
 
 namespace {
 
-enum class Role { kMatrix, kVector, kTable };  // any float type; the same, one row; i32
+using Role = WeightRole;
 
-/// Looks tensors up under every name they go by and checks what it finds. The first failure sticks.
+/// Looks tensors up under every name they go by and checks what it finds. The first failure sticks. Without a file it
+/// only writes down what it was asked for.
 class Binder {
  public:
-  Binder(const gguf::File& file, const LoadWeight& load) : file_(file), load_(load) {}
+  Binder(const gguf::File& file, const LoadWeight& load) : file_(&file), load_(&load) {}
+  explicit Binder(std::vector<WeightSpec>& list) : list_(&list) {}
 
   const Status& status() const { return status_; }
   void enter(std::string prefix, int layer) {
@@ -36,8 +38,9 @@ class Binder {
     if (status_.ok()) status_ = std::move(error);
   }
 
-  const gguf::File& file_;
-  const LoadWeight& load_;
+  const gguf::File* file_ = nullptr;
+  const LoadWeight* load_ = nullptr;
+  std::vector<WeightSpec>* list_ = nullptr;
   Status status_;
   std::string prefix_;
   int layer_ = 0;
@@ -57,33 +60,37 @@ std::string without_suffix(std::string_view name) { return std::string(name.subs
 const gguf::TensorInfo* Binder::find(std::string_view name) const {
   const std::string other = dialect_name(name);
   for (const std::string& candidate : {std::string(name), other, without_suffix(name), without_suffix(other)})
-    if (const auto* tensor = file_.find_tensor(cat(prefix_, candidate))) return tensor;
+    if (const auto* tensor = file_->find_tensor(cat(prefix_, candidate))) return tensor;
   return nullptr;
 }
 
 Weight Binder::bind(std::string_view name, Role role, std::int64_t in, std::int64_t out, std::int64_t count) {
   if (!status_.ok()) return {};
+  if (list_ != nullptr) {
+    list_->push_back({cat(prefix_, name), role, in, out, count});
+    return {};
+  }
   std::string dims = cat("[", in, role == Role::kVector ? "" : cat(", ", out));
   if (count != 1) dims += cat(", ", count);
   dims += "]";
   const gguf::TensorInfo* tensor = find(name);
   if (tensor == nullptr) {
-    fail(Error{ErrorCode::kBadModel, cat(escaped(file_.path(), 4096), ": tensor ", prefix_, name, ": expected ", dims,
+    fail(Error{ErrorCode::kBadModel, cat(escaped(file_->path(), 4096), ": tensor ", prefix_, name, ": expected ", dims,
                                          ", found no such tensor")});
     return {};
   }
   const std::uint64_t expected[4] = {std::uint64_t(in), std::uint64_t(out), std::uint64_t(count), 1};
   for (int i = 0; i < 4; ++i) {
     if (tensor->dims[i] == expected[i]) continue;
-    fail(file_.tensor_error(*tensor, cat("expected ", dims, ", found ", gguf::describe(*tensor))));
+    fail(file_->tensor_error(*tensor, cat("expected ", dims, ", found ", gguf::describe(*tensor))));
     return {};
   }
   if ((tensor->type == DType::kI32) != (role == Role::kTable)) {
-    fail(file_.tensor_error(*tensor, cat("expected ", role == Role::kTable ? "type i32" : "a float type", ", found ",
+    fail(file_->tensor_error(*tensor, cat("expected ", role == Role::kTable ? "type i32" : "a float type", ", found ",
                                          gguf::describe(*tensor))));
     return {};
   }
-  auto loaded = load_(HostWeight{tensor->type, in, out, count, tensor->data.data()}, layer_);
+  auto loaded = (*load_)(HostWeight{tensor->type, in, out, count, tensor->data.data()}, layer_);
   if (!loaded.ok()) {
     fail(std::move(loaded).error());
     return {};
@@ -139,12 +146,9 @@ void bind_experts(Binder& binder, const Dims& dims, const LayerShape& layer, Lay
   w.shared_down = binder.matrix("ffn_down_shexp.weight", dims.shared_ff, dims.hidden);
 }
 
-}  // namespace
-
-Result<ModelWeights> bind_weights(const gguf::File& file, const ModelShape& shape, const LoadWeight& load) {
+ModelWeights bind_trunk(Binder& binder, const ModelShape& shape) {
   const Dims& dims = shape.dims;
   const int last = static_cast<int>(shape.layers.size()) - 1;
-  Binder binder(file, load);
   ModelWeights weights;
   binder.enter("", 0);
   weights.embedding = binder.matrix("token_embd.weight", dims.hidden, dims.vocab);
@@ -158,8 +162,23 @@ Result<ModelWeights> bind_weights(const gguf::File& file, const ModelShape& shap
   weights.hc_head = bind_hyper_connection(binder, "output_hc", dims, dims.hc, 1);
   weights.norm = binder.vector("output_norm.weight", dims.hidden);
   weights.output = binder.matrix("output.weight", dims.hidden, dims.vocab);
+  return weights;
+}
+
+}  // namespace
+
+Result<ModelWeights> bind_weights(const gguf::File& file, const ModelShape& shape, const LoadWeight& load) {
+  Binder binder(file, load);
+  ModelWeights weights = bind_trunk(binder, shape);
   if (!binder.status().ok()) return binder.status().error();
   return weights;
+}
+
+std::vector<WeightSpec> list_weights(const ModelShape& shape) {
+  std::vector<WeightSpec> list;
+  Binder binder(list);
+  bind_trunk(binder, shape);
+  return list;
 }
 
 Result<std::optional<MtpWeights>> bind_mtp_weights(const gguf::File& file, const ModelShape& shape,

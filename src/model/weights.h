@@ -3,8 +3,10 @@
 // it returns.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "backend/backend.h"
@@ -47,6 +49,20 @@ struct ModelWeights {
   Weight norm;                     // [d]
   Weight output;                   // [vocab, d]
 };
+
+enum class WeightRole { kMatrix, kVector, kTable };  // of any float type; the same, one row; i32
+
+/// A tensor that a model of some shape must have.
+struct WeightSpec {
+  std::string name;
+  WeightRole role = WeightRole::kMatrix;
+  std::int64_t in = 0;
+  std::int64_t out = 1;
+  std::int64_t count = 1;  // experts
+};
+
+/// Every tensor that bind_weights() asks for, under its usual name, in the order of asking.
+std::vector<WeightSpec> list_weights(const ModelShape& shape);
 
 /// Called with the trunk layer a weight belongs to (the embedding counts to the first, the head to the last).
 using LoadWeight = std::function<Result<Weight>(const HostWeight& weight, int layer)>;

@@ -1,4 +1,4 @@
-#include "convert/random_weights.h"
+#include "quant/random_weights.h"
 
 #include <algorithm>
 #include <cstring>
@@ -52,19 +52,29 @@ constexpr BlockScales kScales[] = {
     {DType::kQ4_K, {0, 0.00015f}, {2, 0.0011f}},
 };
 
-void fill_blocks(const BlockScales& scales, RandomStream& random, std::span<std::byte> blocks) {
+void fill_bytes(RandomStream& random, std::span<std::byte> bytes) {
   std::size_t at = 0;
-  for (; at + 8 <= blocks.size(); at += 8) {
+  for (; at + 8 <= bytes.size(); at += 8) {
     const std::uint64_t word = random.next();
-    std::memcpy(blocks.data() + at, &word, 8);
+    std::memcpy(bytes.data() + at, &word, 8);
   }
   const std::uint64_t last = random.next();
-  std::memcpy(blocks.data() + at, &last, blocks.size() - at);
+  std::memcpy(bytes.data() + at, &last, bytes.size() - at);
+}
+
+void fill_blocks(const BlockScales& scales, RandomStream& random, std::span<std::byte> blocks) {
+  fill_bytes(random, blocks);
   const std::size_t block_bytes = dtype_info(scales.type).block_bytes;
   for (const ScaleField& field : {scales.first, scales.second}) {
     const std::uint16_t half = f32_to_f16(field.value);
-    for (at = 0; at < blocks.size(); at += block_bytes) std::memcpy(blocks.data() + at + field.offset, &half, 2);
+    for (std::size_t at = 0; at < blocks.size(); at += block_bytes) std::memcpy(blocks.data() + at + field.offset, &half, 2);
   }
+}
+
+/// One exponent for all blocks: the codes, 0 to 6 with a sign, have a deviation of 2.9; 2^-7 brings it to 0.02.
+void fill_mxfp4(RandomStream& random, std::span<std::byte> blocks) {
+  fill_bytes(random, blocks);
+  for (std::size_t at = 0; at < blocks.size(); at += dtype_info(DType::kMXFP4).block_bytes) blocks[at] = std::byte{120};
 }
 
 void fill_halves(RandomStream& random, std::span<std::byte> halves) {
@@ -80,6 +90,7 @@ void fill_random_weights(DType type, std::uint64_t seed, std::span<std::byte> bl
   DS4_CHECK(blocks.size() % dtype_info(type).block_bytes == 0);
   RandomStream random(seed);
   if (type == DType::kF16) return fill_halves(random, blocks);
+  if (type == DType::kMXFP4) return fill_mxfp4(random, blocks);
   for (const BlockScales& scales : kScales)
     if (scales.type == type) return fill_blocks(scales, random, blocks);
   check_failed("a type with random contents", __FILE__, __LINE__);

@@ -9,7 +9,7 @@
 
 namespace ds4 {
 
-/// Whole blocks of `type`: values with mean about 0 and deviation about 0.02. Not for kI32.
+/// Whole blocks of `type`, one of F16 and the block formats: values with mean about 0 and deviation about 0.02.
 void fill_random_weights(DType type, std::uint64_t seed, std::span<std::byte> blocks);
 
 /// `per_token` different expert ids for each token.
