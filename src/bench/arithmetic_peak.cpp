@@ -152,7 +152,8 @@ double plain(long rounds) {
 ArithmeticPeak quantised_peak() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vnni")) return {"avx512-vnni int8", int8_avx512};
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vnni"))
+    return {"avx512-vnni int8", int8_avx512};
   if (__builtin_cpu_supports("avx2")) return {"avx2 int8", int8_avx2};
 #elif defined(__aarch64__)
 #if defined(__linux__)

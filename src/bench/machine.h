@@ -14,8 +14,10 @@ using Facts = std::vector<std::pair<std::string, std::string>>;  // name, value
 /// date, host kernel, cpu, cpus, memory, load average.
 Facts machine_facts();
 
-/// The most memory this process ever had in RAM; 0 if unknown.
+/// The most memory this process had in RAM since forget_peak_resident(), or ever; 0 if unknown. Views of shared memory
+/// count once each.
 std::uint64_t peak_resident_bytes();
+void forget_peak_resident();
 
 /// "0.35 0.40 0.51", the load of the last 1, 5 and 15 minutes.
 std::string load_average();

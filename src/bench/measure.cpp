@@ -32,7 +32,8 @@ std::int64_t pages(std::int64_t tokens) { return (tokens + kPageTokens - 1) / kP
 std::vector<Frontier> plan_frontiers(const Options& options) {
   std::vector<Frontier> out;
   if (!options.fill.empty()) {
-    for (const std::int64_t context : options.fill) out.push_back({context, std::min(options.increment(), context), true});
+    for (const std::int64_t context : options.fill)
+      out.push_back({context, std::min(options.increment(), context), true});
     std::ranges::sort(out, {}, &Frontier::context);
     return out;
   }
@@ -40,8 +41,9 @@ std::vector<Frontier> plan_frontiers(const Options& options) {
   for (std::int64_t at = options.ctx_start; at <= options.ctx_max;) {
     out.push_back({at, at - before, false});
     before = at;
-    at = options.step_mul > 1 ? std::max(at + 1, static_cast<std::int64_t>(std::llround(static_cast<double>(at) * options.step_mul)))
-                              : at + options.increment();
+    at = options.step_mul > 1
+             ? std::max(at + 1, static_cast<std::int64_t>(std::llround(static_cast<double>(at) * options.step_mul)))
+             : at + options.increment();
   }
   return out;
 }
@@ -159,7 +161,8 @@ Status Bench::reach(const Frontier& frontier, Measurement& out) {
   const std::int64_t start = frontier.context - frontier.prefill;
   const auto fill = [&](std::int64_t tokens, int sequence) {
     return model_.restore(random_history(model_.shape(), model_.options(), static_cast<int>(profilers_.size()), tokens,
-                                         random_bits(options_.seed, static_cast<std::uint64_t>(sequence), 7), threads_));
+                                         random_bits(options_.seed, static_cast<std::uint64_t>(sequence), 7),
+                                         threads_));
   };
   if (frontier.filled) base_.clear();
   else if (base_.size() > 1) base_.erase(base_.begin() + 1, base_.end());

@@ -29,28 +29,28 @@ struct PhaseProfile {
   std::string_view name;     // "prefill" or "decode"
   std::int64_t context = 0;  // tokens of each sequence before it
   std::int64_t rows = 0;     // of a step
-  std::int64_t steps = 0;  // that the profile sums up
-  double seconds = 0;      // of all steps
+  std::int64_t steps = 0;    // that the profile sums up
+  double seconds = 0;        // of all steps
   Profile ops{};
 };
 
 struct Measurement {
   Frontier frontier;
   int sequences = 1;
-  std::uint64_t kv_bytes = 0;     // of all sequences
-  std::int64_t gen_tokens = 0;    // of each sequence
-  Samples prefill_seconds;        // of the first sequence alone
+  std::uint64_t kv_bytes = 0;   // of all sequences
+  std::int64_t gen_tokens = 0;  // of each sequence
+  Samples prefill_seconds;      // of the first sequence alone
   Samples gen_seconds;
-  Samples gen_first_seconds;      // of the first token
-  Cost gen_cost;                  // of the last step
+  Samples gen_first_seconds;           // of the first token
+  Cost gen_cost;                       // of a step at the frontier
   std::vector<PhaseProfile> profiles;  // with --ops: prefill, decode
 };
 
 class Bench {
  public:
   /// `profilers` are the backends of `model`. `prompt`: the first tokens of every sequence; random ids behind it.
-  Bench(Model& model, std::vector<ProfilingBackend*> profilers, const Options& options, std::vector<std::int32_t> prompt,
-        std::int32_t stop_token, int threads);
+  Bench(Model& model, std::vector<ProfilingBackend*> profilers, const Options& options,
+        std::vector<std::int32_t> prompt, std::int32_t stop_token, int threads);
 
   /// Runs everything once without a clock.
   Status warm_up();
@@ -78,8 +78,8 @@ class Bench {
   std::vector<std::int32_t> prompt_;
   std::int32_t stop_token_;
   int threads_;
-  std::vector<Sequence> base_;   // at the last frontier
-  std::vector<float> logits_;    // [sequences][vocab], of the last step
+  std::vector<Sequence> base_;  // at the last frontier
+  std::vector<float> logits_;   // [sequences][vocab], of the last step
   std::vector<std::int32_t> answers_;
 };
 

@@ -74,8 +74,9 @@ TEST(RandomHistory, RowsAreFiniteNormalAndDifferent) {
     for (int i = 0; i < store.rows; ++i) {
       const std::byte* base = image.pages[0].data() + layout.page_bytes + store.offset;
       decode_kv_row(format, base + static_cast<std::size_t>(i) * store.row.main_bytes,
-                    base + static_cast<std::size_t>(store.rows) * store.row.main_bytes + static_cast<std::size_t>(i) * store.row.scale_bytes, 512, 64,
-                    row.data());
+                    base + static_cast<std::size_t>(store.rows) * store.row.main_bytes +
+                        static_cast<std::size_t>(i) * store.row.scale_bytes,
+                    512, 64, row.data());
       double squares = 0;
       for (const float v : row) squares += static_cast<double>(v) * v;
       ASSERT_NEAR(std::sqrt(squares / 512), 1, 0.25);
@@ -196,7 +197,8 @@ TEST(Report, RowsHaveTheColumnsOfTheHead) {
   roof.bytes_per_second = 4e9, roof.quantised_flops = roof.float_flops = 1e12;
   const std::string row = csv_row(sample(), roof);
   EXPECT_EQ(cells(row), cells(csv_head()));
-  EXPECT_EQ(row, "2048,1024,512.00,10,4.000,1000,500.000,18,4.000,2,0,3,256.00,1024.00,3.333,5.000,1000000000,2.00,50.0\n");
+  EXPECT_EQ(row,
+            "2048,1024,512.00,10,4.000,1000,500.000,18,4.000,2,0,3,256.00,1024.00,3.333,5.000,1000000000,2.00,50.0\n");
   EXPECT_THAT(summary_line(sample(), roof), HasSubstr("decode of 2 sequences: 4.00 tok/s"));
 }
 
@@ -208,7 +210,9 @@ TEST(Report, WhatWasNotMeasuredIsEmpty) {
   EXPECT_EQ(row, "4096,0,,0,,0,,0,,1,4096,0,,,,,,,\n");
 }
 
-TEST(Report, CommentsStayOnTheirLines) { EXPECT_EQ(csv_comments({{"note", "a\nb"}, {"c", "d"}}), "# note: a b\n# c: d\n"); }
+TEST(Report, CommentsStayOnTheirLines) {
+  EXPECT_EQ(csv_comments({{"note", "a\nb"}, {"c", "d"}}), "# note: a b\n# c: d\n");
+}
 
 TEST(Report, OpsAddUpToTheStep) {
   PhaseProfile phase{"decode", 2048, 1, 2, 4.0, {}};

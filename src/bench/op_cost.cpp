@@ -52,7 +52,8 @@ Cost& Cost::operator+=(const Cost& other) {
 // One row of the table for each token, written to every stream.
 Cost cost_of(const EmbedArgs& args, const StepView&) {
   Cost cost = activations(bytes_of(args.streams));
-  cost.weight_bytes = matrix_bytes(args.table) / static_cast<double>(args.table.out) * static_cast<double>(args.streams.rows);
+  cost.weight_bytes =
+      matrix_bytes(args.table) / static_cast<double>(args.table.out) * static_cast<double>(args.streams.rows);
   return cost;
 }
 
@@ -96,7 +97,8 @@ Cost cost_of(const CompressArgs& args, const StepView& step) {
   cost.weight_bytes += matrix_bytes(args.weights.ape);
   double blocks = 0;
   for (const Segment& s : step.segments)
-    blocks += static_cast<double>(visible(s.end_position() - 1, layer.ratio) - visible(s.first_position - 1, layer.ratio));
+    blocks +=
+        static_cast<double>(visible(s.end_position() - 1, layer.ratio) - visible(s.first_position - 1, layer.ratio));
   const double pooled = blocks * layer.ratio * ring.width;  // a block of ratio 4 pools twice as many rows, half as wide
   cost.kv_bytes = 2.0 * sizeof(float) * (static_cast<double>(args.x.rows * ring.width) + pooled) +
                   blocks * static_cast<double>(store.row.total());
@@ -104,18 +106,26 @@ Cost cost_of(const CompressArgs& args, const StepView& step) {
   return cost;
 }
 
-// Every query head against every visible index row of the sequence.
+// Every query head against every visible index row; a token that sees no more rows than it may take has no choice to
+// make, and needs neither.
 Cost cost_of(const IndexTopkArgs& args, const StepView& step) {
   const LayerKvLayout& layer = step.layer(args.layer);
   const Dims& dims = step.config->dims;
-  Cost cost = product(args.q_b, args.x.rows);
-  cost += product(args.proj, args.x.rows);
+  Cost cost = activations(bytes_of(args.selected));
   double scores = 0;
+  double choosing = 0;
   for (const Segment& s : step.segments) {
-    scores += sum_positions(s, [&](std::int64_t p) { return visible(p, layer.ratio); });
-    cost.kv_bytes += static_cast<double>(visible(s.end_position() - 1, layer.ratio)) * static_cast<double>(layer.index.row.total());
+    const std::int64_t all = visible(s.end_position() - 1, layer.ratio);
+    if (all <= dims.index_topk) continue;
+    const auto chooses = [&](std::int64_t p) { return visible(p, layer.ratio) > dims.index_topk; };
+    choosing += sum_positions(s, [&](std::int64_t p) { return chooses(p) ? 1 : 0; });
+    scores += sum_positions(s, [&](std::int64_t p) { return chooses(p) ? visible(p, layer.ratio) : 0; });
+    cost.kv_bytes += static_cast<double>(all) * static_cast<double>(layer.index.row.total());
   }
-  cost += activations(bytes_of(args.x) + bytes_of(args.qr) + bytes_of(args.selected),
+  if (choosing == 0) return cost;
+  cost += product(args.q_b, static_cast<std::int64_t>(choosing));
+  cost += product(args.proj, static_cast<std::int64_t>(choosing));
+  cost += activations(sizeof(float) * choosing * static_cast<double>(args.x.cols + args.qr.cols),
                       2.0 * scores * static_cast<double>(dims.index_heads) * static_cast<double>(dims.index_dim + 1));
   return cost;
 }

@@ -96,17 +96,22 @@ Take fill(std::vector<std::int64_t>& to) {
 std::vector<Flag> model_flags(Options& o) {
   return {
       {{"-m", "--model"}, "FILE", "a model file", text(o.model)},
-      {{"--synthetic"}, "MODEL:N", "random weights in place of a file: flash:N or pro:N, N layers of the real shapes",
+      {{"--synthetic"},
+       "MODEL:N",
+       "random weights in place of a file: flash:N or pro:N, N layers of the real shapes",
        [&o](const std::string&, const std::string& value) -> Status {
          DS4_ASSIGN_OR_RETURN(o.synthetic, parse_synthetic(value));
          return {};
        }},
-      {{"--mix"}, "q2|q4|mxfp4", "formats of its experts [q2]",
+      {{"--mix"},
+       "q2|q4|mxfp4",
+       "formats of its experts [q2]",
        [&o](const std::string&, const std::string& value) -> Status {
          DS4_ASSIGN_OR_RETURN(o.mix, parse_mix(value));
          return {};
        }},
-      {{"--synthetic-memory"}, "distinct|aliased",
+      {{"--synthetic-memory"},
+       "distinct|aliased",
        "every weight its own bytes, or views of a pool; aliased unless the host computes",
        [&o](const std::string& flag, const std::string& value) -> Status {
          if (value == "distinct") o.synthetic_memory = SyntheticMemory::kDistinct;
@@ -114,9 +119,10 @@ std::vector<Flag> model_flags(Options& o) {
          else return refuse(flag, "distinct or aliased", value);
          return {};
        }},
-      {{"--synthetic-pool"}, "BYTES", "size of the pool [1G]",
-       count(o.synthetic_pool, 1 << 20, std::int64_t{1} << 40)},
-      {{"--synthetic-cache"}, "FILE", "keep the synthetic model in FILE, and use it when it is there",
+      {{"--synthetic-pool"}, "BYTES", "size of the pool [1G]", count(o.synthetic_pool, 1 << 20, std::int64_t{1} << 40)},
+      {{"--synthetic-cache"},
+       "FILE",
+       "keep the synthetic model in FILE, and use it when it is there",
        text(o.synthetic_cache)},
       {{"--warm-weights"}, "", "read the whole model file before anything is timed", on(o.warm_weights)},
       {{"--prompt-file"}, "FILE", "prefill the tokens of this text; without it, random ids", text(o.prompt_file)},
@@ -127,23 +133,31 @@ std::vector<Flag> model_flags(Options& o) {
 
 std::vector<Flag> device_flags(Options& o) {
   std::vector<Flag> flags = {
-      {{"--backend", "--device"}, "NAME[,NAME...]", "where to compute [cpu]; several split the layers between them",
+      {{"--backend", "--device"},
+       "NAME[,NAME...]",
+       "where to compute [cpu]; several split the layers between them",
        devices(o.devices)},
       {{"-t", "--threads"}, "N", "threads [one per core]", count(o.backend.threads, 1, 4096)},
       {{"--isa"}, "NAME", "instruction set of the cpu backend [the best]", text(o.backend.isa)},
       {{"--quality"}, "", "exact kernels", on(o.backend.quality)},
-      {{"--kv"}, "f32|f16|fp8", "how KV rows are stored [fp8]",
+      {{"--kv"},
+       "f32|f16|fp8",
+       "how KV rows are stored [fp8]",
        [&o](const std::string& flag, const std::string& value) -> Status {
          const auto format = kv_format_from_name(value);
          if (!format) return refuse(flag, "f32, f16 or fp8", value);
          o.kv = *format;
          return {};
        }},
-      {{"--prefill-chunk"}, "N", "tokens computed together [512 on a cpu, otherwise 4096]",
+      {{"--prefill-chunk"},
+       "N",
+       "tokens computed together [512 on a cpu, otherwise 4096]",
        count(o.prefill_chunk, 1, 1 << 20)},
   };
   for (const std::string name : {"cpu", "cuda", "metal", "rocm"})
-    flags.push_back({{cat("--", name)}, "", cat("the same as --backend ", name),
+    flags.push_back({{cat("--", name)},
+                     "",
+                     cat("the same as --backend ", name),
                      [&o, name](const std::string&, const std::string&) -> Status {
                        o.devices = {name};
                        return {};
@@ -156,18 +170,23 @@ std::vector<Flag> frontier_flags(Options& o) {
       {{"--ctx-start"}, "N", "first context frontier [2048]", count(o.ctx_start, 1)},
       {{"--ctx-max"}, "N", "last one [32768]", count(o.ctx_max, 1)},
       {{"--ctx-alloc"}, "N", "context to allocate [what the frontiers need]", count(o.ctx_alloc, 0)},
-      {{"--step-incr"}, "N", "from one to the next [2048]",
+      {{"--step-incr"},
+       "N",
+       "from one to the next [2048]",
        [&o](const std::string& flag, const std::string& value) -> Status {
          DS4_ASSIGN_OR_RETURN(o.step_incr, parse_count(flag, value, 0, kMostTokens));
          return {};
        }},
-      {{"--step-mul"}, "X", "factor from one to the next, in place of --step-incr when above 1 [1]",
+      {{"--step-mul"},
+       "X",
+       "factor from one to the next, in place of --step-incr when above 1 [1]",
        [&o](const std::string& flag, const std::string& value) -> Status {
          DS4_ASSIGN_OR_RETURN(o.step_mul, parse_positive(flag, value));
          return o.step_mul >= 1 ? Status() : refuse(flag, "at least 1", value);
        }},
       {{"--gen-tokens"}, "N", "tokens decoded at each [128]; 0: prefill only", count(o.gen_tokens, 0)},
-      {{"--fill"}, "N[,N...]",
+      {{"--fill"},
+       "N[,N...]",
        "these frontiers instead, reached with random KV rows; --step-incr N prefills the last N tokens of each",
        fill(o.fill)},
   };
@@ -176,16 +195,22 @@ std::vector<Flag> frontier_flags(Options& o) {
 std::vector<Flag> measure_flags(Options& o) {
   return {
       {{"--repeat"}, "N", "measurements of each; medians and spread are reported [1]", count(o.repeat, 1, 1000)},
-      {{"--sequences"}, "N", "decode N sequences in one batch; gen_tps is of all together [1]",
+      {{"--sequences"},
+       "N",
+       "decode N sequences in one batch; gen_tps is of all together [1]",
        count(o.sequences, 1, 4096)},
-      {{"--teacher-forced-decode"}, "", "decode random ids, different for each sequence (the default)",
+      {{"--teacher-forced-decode"},
+       "",
+       "decode random ids, different for each sequence (the default)",
        [&o](const std::string&, const std::string&) -> Status {
          o.greedy = false;
          return {};
        }},
       {{"--greedy"}, "", "decode the model's own answers", on(o.greedy)},
       {{"--seed"}, "N", "of the random ids, weights and rows [1]", count(o.seed, 0, INT64_MAX)},
-      {{"--warmup"}, "N", "tokens prefilled before anything is timed [32 on a cpu, otherwise a chunk]",
+      {{"--warmup"},
+       "N",
+       "tokens prefilled before anything is timed [32 on a cpu, otherwise a chunk]",
        count(o.warmup, 0)},
   };
 }
@@ -194,7 +219,9 @@ std::vector<Flag> report_flags(Options& o) {
   return {
       {{"--csv"}, "FILE", "where the rows go [stdout]", text(o.csv)},
       {{"--ops"}, "", "also a table of the ops: time, bytes, flops, % of the roof", on(o.ops)},
-      {{"--ops-csv"}, "FILE", "the same as rows",
+      {{"--ops-csv"},
+       "FILE",
+       "the same as rows",
        [&o](const std::string&, const std::string& value) -> Status {
          o.ops = true;
          o.ops_csv = value;
@@ -236,7 +263,8 @@ Status check(const Options& o) {
 
 }  // namespace
 
-Result<std::int64_t> parse_count(const std::string& flag, const std::string& text, std::int64_t low, std::int64_t high) {
+Result<std::int64_t> parse_count(const std::string& flag, const std::string& text, std::int64_t low,
+                                 std::int64_t high) {
   const auto wrong = [&] { return refuse(flag, cat("a number from ", low, " to ", high), text); };
   std::string_view digits = text;
   std::int64_t unit = 1;
@@ -282,7 +310,8 @@ Result<Options> parse_options(std::span<const std::string> arguments) {
     if (found == nullptr) return Error{ErrorCode::kUsage, cat("unknown flag \"", escaped(arguments[i]), "\"")};
     if (found->value.empty() && value) return Error{ErrorCode::kUsage, cat(name, ": expected no value")};
     if (!found->value.empty() && !value) {
-      if (i + 1 == arguments.size()) return Error{ErrorCode::kUsage, cat(name, ": expected ", found->value, " behind it")};
+      if (i + 1 == arguments.size())
+        return Error{ErrorCode::kUsage, cat(name, ": expected ", found->value, " behind it")};
       value = arguments[++i];
     }
     DS4_RETURN_IF_ERROR(found->take(name, value.value_or("")));

@@ -34,32 +34,32 @@ struct Options {
   std::string chat_prompt_file;  // the same, as the message of a user
   std::string system;
 
-  BackendOptions backend;                           // of every device
-  std::vector<std::string> devices = {"cpu"};       // several: the layers are split between them
+  BackendOptions backend;                      // of every device
+  std::vector<std::string> devices = {"cpu"};  // several: the layers are split between them
   KvFormat kv = KvFormat::kPacked;
-  int prefill_chunk = 0;                            // 0: 512 on a cpu, 4096 on other devices
+  int prefill_chunk = 0;  // 0: 512 on a cpu, 4096 on other devices
   bool warm_weights = false;
 
   std::int64_t ctx_start = 2048;
   std::int64_t ctx_max = 32768;
-  std::int64_t ctx_alloc = 0;          // 0: what the frontiers need
+  std::int64_t ctx_alloc = 0;             // 0: what the frontiers need
   std::optional<std::int64_t> step_incr;  // 2048; with --fill: nothing is prefilled unless it is given
   double step_mul = 1;
   std::int64_t gen_tokens = 128;
-  std::vector<std::int64_t> fill;      // frontiers reached with random KV rows
+  std::vector<std::int64_t> fill;  // frontiers reached with random KV rows
 
   int repeat = 1;
   int sequences = 1;
-  bool greedy = false;        // the answers go back in; otherwise random ids, different for each sequence
+  bool greedy = false;  // the answers go back in; otherwise random ids, different for each sequence
   std::uint64_t seed = 1;
-  std::int64_t warmup = -1;   // tokens prefilled before anything is timed; -1: 32 on a cpu, a chunk on other devices
+  std::int64_t warmup = -1;  // tokens prefilled before anything is timed; -1: 32 on a cpu, a chunk on other devices
 
-  std::string csv;            // a file; empty: stdout
+  std::string csv;  // a file; empty: stdout
   bool ops = false;
   std::string ops_csv;
-  std::optional<double> roof_gbps;    // measured on a cpu when absent
+  std::optional<double> roof_gbps;  // measured on a cpu when absent
   std::optional<double> roof_tflops;
-  std::string note;           // goes into the header of the CSV
+  std::string note;  // goes into the header of the CSV
 
   bool help = false;
   bool version = false;
@@ -75,7 +75,6 @@ Result<Options> parse_options(std::span<const std::string> arguments);
 std::string help_text();
 
 /// "2048", "64K", "1M", "1.5G": K is 1024.
-Result<std::int64_t> parse_count(const std::string& flag, const std::string& text, std::int64_t low,
-                                 std::int64_t high);
+Result<std::int64_t> parse_count(const std::string& flag, const std::string& text, std::int64_t low, std::int64_t high);
 
 }  // namespace ds4::bench

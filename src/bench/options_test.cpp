@@ -25,10 +25,42 @@ TEST(BenchOptions, DefaultsAreThoseOfDs4) {
 }
 
 TEST(BenchOptions, EveryFlagArrives) {
-  const auto o = parse({"--synthetic=pro:4", "--mix", "mxfp4", "--backend", "cuda:0,cuda:1", "-t", "3", "--kv", "f16",
-                        "--ctx-start", "1K", "--ctx-max", "1M", "--step-mul", "2.5", "--gen-tokens", "0", "--repeat", "5",
-                        "--sequences", "16", "--greedy", "--ops-csv", "ops.csv", "--roof-gbps", "4300.5", "--roof-tflops",
-                        "790", "--synthetic-pool", "1.5G", "--note", "H200", "--prefill-chunk", "4096", "--seed", "9"});
+  const auto o = parse({"--synthetic=pro:4",
+                        "--mix",
+                        "mxfp4",
+                        "--backend",
+                        "cuda:0,cuda:1",
+                        "-t",
+                        "3",
+                        "--kv",
+                        "f16",
+                        "--ctx-start",
+                        "1K",
+                        "--ctx-max",
+                        "1M",
+                        "--step-mul",
+                        "2.5",
+                        "--gen-tokens",
+                        "0",
+                        "--repeat",
+                        "5",
+                        "--sequences",
+                        "16",
+                        "--greedy",
+                        "--ops-csv",
+                        "ops.csv",
+                        "--roof-gbps",
+                        "4300.5",
+                        "--roof-tflops",
+                        "790",
+                        "--synthetic-pool",
+                        "1.5G",
+                        "--note",
+                        "H200",
+                        "--prefill-chunk",
+                        "4096",
+                        "--seed",
+                        "9"});
   ASSERT_TRUE(o.ok()) << o.error().message;
   EXPECT_EQ(o->synthetic->name(), "synthetic pro:4 mxfp4");
   EXPECT_THAT(o->devices, ElementsAre("cuda:0", "cuda:1"));
@@ -105,7 +137,8 @@ TEST(BenchOptions, RefusalsNameTheFlag) {
 
 TEST(BenchOptions, HelpNamesEveryFlagInEightyColumnsOrSo) {
   const std::string help = help_text();
-  for (const char* flag : {"--synthetic-cache", "--ctx-start", "--step-mul", "--teacher-forced-decode", "--ops-csv", "-sys"})
+  for (const char* flag :
+       {"--synthetic-cache", "--ctx-start", "--step-mul", "--teacher-forced-decode", "--ops-csv", "-sys"})
     EXPECT_THAT(help, HasSubstr(flag));
   EXPECT_TRUE(parse({"--help"})->help);
 }

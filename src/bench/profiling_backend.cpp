@@ -8,10 +8,10 @@ namespace ds4::bench {
 
 std::string_view op_name(Op op) {
   constexpr std::array<std::string_view, static_cast<std::size_t>(Op::kCount)> kNames = {
-      "begin",      "embed",           "hc_pre",        "rms_norm",     "query_heads", "window_kv",
-      "compress.4", "compress.128",    "compress.index", "index_topk",  "attention.0", "attention.4",
-      "attention.128", "attention_output", "hc_post",   "route",        "experts",     "hc_head",
-      "logits",     "download",        "upload",        "wait"};
+      "begin",        "embed",          "hc_pre",     "rms_norm",    "query_heads", "window_kv",     "compress.4",
+      "compress.128", "compress.index", "index_topk", "attention.0", "attention.4", "attention.128", "attention_output",
+      "hc_post",      "route",          "experts",    "hc_head",     "logits",      "download",      "upload",
+      "wait"};
   return kNames[static_cast<std::size_t>(op)];
 }
 
@@ -110,9 +110,9 @@ void ProfilingBackend::window_kv(const WindowKvArgs& args) {
 }
 
 void ProfilingBackend::compress(const CompressArgs& args) {
-  const Op op = args.kind == CompressorKind::kIndexer      ? Op::kCompressIndex
-                : step_.layer(args.layer).ratio == 4 ? Op::kCompress4
-                                                           : Op::kCompress128;
+  const Op op = args.kind == CompressorKind::kIndexer ? Op::kCompressIndex
+                : step_.layer(args.layer).ratio == 4  ? Op::kCompress4
+                                                      : Op::kCompress128;
   count(op, args);
   measure(op, [&] { inner_->compress(args); });
 }

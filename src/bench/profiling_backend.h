@@ -1,6 +1,6 @@
-// A Backend around another one that can count or time its ops. Off, it only passes calls on. kCount adds up what the ops
-// must move and compute; kTime also waits for the device after each op, so that an op's time is its own: the sum is then
-// more than a step takes undisturbed, by the cost of waiting.
+// A Backend around another one that can count or time its ops. Off, it only passes calls on. kCount adds up what the
+// ops must move and compute; kTime also waits for the device after each op, so that an op's time is its own: the sum is
+// then more than a step takes undisturbed, by the cost of waiting.
 //
 // Driven by the thread that drives the backend inside. The model owns it; who made it keeps a pointer to read it out.
 #pragma once

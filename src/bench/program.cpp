@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <memory>
 #include <optional>
 
@@ -26,8 +27,8 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-/// Seconds with two digits behind the point.
-std::string seconds_text(double seconds) { return cat(static_cast<double>(static_cast<std::int64_t>(seconds * 100 + 0.5)) / 100, " s"); }
+double rounded(double value) { return std::round(value * 1000) / 1000; }
+std::string seconds_text(double seconds) { return cat(rounded(seconds), " s"); }
 
 int host_threads(const Options& options) {
   return options.backend.threads > 0 ? options.backend.threads : default_thread_count();
@@ -48,8 +49,9 @@ Result<Source> open_source(const Options& options, const Events& events) {
   }
   SyntheticOptions synthetic;
   synthetic.spec = *options.synthetic;
-  synthetic.aliased = options.synthetic_memory == SyntheticMemory::kAliased ||
-                      (options.synthetic_memory == SyntheticMemory::kAuto && !options.on_host() && options.synthetic_cache.empty());
+  synthetic.aliased =
+      options.synthetic_memory == SyntheticMemory::kAliased ||
+      (options.synthetic_memory == SyntheticMemory::kAuto && !options.on_host() && options.synthetic_cache.empty());
   synthetic.pool_bytes = options.synthetic_pool;
   synthetic.cache = options.synthetic_cache;
   synthetic.seed = options.seed;
@@ -93,11 +95,13 @@ Result<Loaded> load_model(const gguf::File& file, const Options& options, const 
     backends.push_back(std::move(profiler));
   }
   DS4_ASSIGN_OR_RETURN(const ModelShape shape, read_shape(file));
-  const ModelOptions model = plan_model(options, frontiers, static_cast<int>(backends.size()), static_cast<int>(shape.layers.size()));
+  const ModelOptions model =
+      plan_model(options, frontiers, static_cast<int>(backends.size()), static_cast<int>(shape.layers.size()));
   DS4_ASSIGN_OR_RETURN(loaded.plan, Model::plan(file, backends, model));
   if (const auto available = available_memory(); options.on_host() && available && loaded.plan.total() > *available)
-    return Error{ErrorCode::kOutOfMemory, cat("needs ", human_bytes(loaded.plan.total()), " besides the model file, ",
-                                              human_bytes(*available), " are available: a shorter context, fewer sequences or a smaller --kv need less")};
+    return Error{ErrorCode::kOutOfMemory,
+                 cat("needs ", human_bytes(loaded.plan.total()), " besides the model file, ", human_bytes(*available),
+                     " are available: a shorter context, fewer sequences or a smaller --kv need less")};
   const auto start = Clock::now();
   DS4_ASSIGN_OR_RETURN(loaded.model, Model::load(file, std::move(backends), model));
   loaded.seconds = seconds_since(start);
@@ -119,7 +123,6 @@ Result<Roof> find_roof(const Options& options) {
 
 std::string roof_text(const Roof& roof) {
   if (!roof.known()) return "unknown: give --roof-gbps and --roof-tflops";
-  const auto rounded = [](double value) { return static_cast<double>(static_cast<std::int64_t>(value * 1000)) / 1000; };
   return cat(rounded(roof.bytes_per_second * 1e-9), " GB/s, ", rounded(roof.quantised_flops * 1e-12), " TFLOP/s int8, ",
              rounded(roof.float_flops * 1e-12), " TFLOP/s f32 (", roof.how, ")");
 }
@@ -130,13 +133,14 @@ Facts header(const Options& options, const std::string& build, const std::string
   for (auto& fact : machine_facts()) facts.push_back(std::move(fact));
   facts.emplace_back("device", loaded.model->backend_name());
   if (options.on_host()) facts.emplace_back("threads", cat(host_threads(options)));
-  facts.emplace_back("model", cat(escaped(loaded.model->shape().name), ", ", loaded.model->shape().layers.size(), " layers, ",
-                                  human_bytes(file.size())));
+  facts.emplace_back("model", cat(escaped(loaded.model->shape().name), ", ", loaded.model->shape().layers.size(),
+                                  " layers, ", human_bytes(file.size())));
   facts.emplace_back("load", cat(seconds_text(loaded.seconds), ", ",
-                                 static_cast<double>(static_cast<std::int64_t>(static_cast<double>(file.size()) / loaded.seconds * 1e-7)) / 100, " GB/s"));
+                                 rounded(static_cast<double>(file.size()) / loaded.seconds * 1e-9), " GB/s"));
   const MemoryPlan& plan = loaded.plan;
-  facts.emplace_back("plan", cat("mapped ", human_bytes(plan.weights_mapped), ", weights ", human_bytes(plan.weights), ", KV ",
-                                 human_bytes(plan.kv_pages + plan.kv_tails), ", scratch ", human_bytes(plan.scratch)));
+  facts.emplace_back("plan",
+                     cat("mapped ", human_bytes(plan.weights_mapped), ", weights ", human_bytes(plan.weights), ", KV ",
+                         human_bytes(plan.kv_pages + plan.kv_tails), ", scratch ", human_bytes(plan.scratch)));
   facts.emplace_back("roof", roof_text(roof));
   if (!options.note.empty()) facts.emplace_back("note", options.note);
   return facts;
@@ -167,6 +171,7 @@ Status run(const Options& options, const std::string& build, const std::string& 
   }
   DS4_ASSIGN_OR_RETURN(const Roof roof, find_roof(options));
   if (options.warm_weights) warm(source.file(), available_cpus());
+  forget_peak_resident();  // what was taken to measure the roof
   DS4_ASSIGN_OR_RETURN(Loaded loaded, load_model(source.file(), options, frontiers));
 
   const Facts facts = header(options, build, flags, source.file(), loaded, roof);

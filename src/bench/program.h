@@ -1,5 +1,5 @@
-// ds4-bench from its options to its last row: opens or makes the model, loads it, measures every frontier. What it has to
-// say goes through Events; it prints nothing itself.
+// ds4-bench from its options to its last row: opens or makes the model, loads it, measures every frontier. What it has
+// to say goes through Events; it prints nothing itself.
 #pragma once
 
 #include <cstdint>
@@ -15,9 +15,9 @@
 namespace ds4::bench {
 
 struct Events {
-  std::function<void(std::string_view)> note;           // a line for people
-  std::function<Status(std::string_view)> csv;          // text of the CSV
-  std::function<Status(std::string_view)> ops_csv;      // of the one with ops; only with options.ops_csv
+  std::function<void(std::string_view)> note;       // a line for people
+  std::function<Status(std::string_view)> csv;      // text of the CSV
+  std::function<Status(std::string_view)> ops_csv;  // of the one with ops; only with options.ops_csv
 };
 
 /// Turns options.prompt_file or chat_prompt_file into tokens of this model. Absent in a build without a tokenizer.

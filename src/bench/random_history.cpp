@@ -20,7 +20,10 @@ constexpr std::size_t kTable = std::size_t{1} << 16;
 class RandomRows {
  public:
   RandomRows(const Dims& dims, KvFormat format, std::uint64_t seed)
-      : dims_(dims), format_(format), seed_(seed), values_(kTable + static_cast<std::size_t>(dims.head_dim + dims.index_dim)) {
+      : dims_(dims),
+        format_(format),
+        seed_(seed),
+        values_(kTable + static_cast<std::size_t>(dims.head_dim + dims.index_dim)) {
     fill_random_vector(seed, 1.0F, values_);
   }
 

@@ -1,6 +1,6 @@
-// A sequence of any length without computing it: KV rows that are random but what a model could have left there (rows of
-// unit variance in the format's own encoding, finite compressor states). Decoding after them costs what it costs after a
-// real prompt of that length.
+// A sequence of any length without computing it: KV rows that are random but what a model could have left there (rows
+// of unit variance in the format's own encoding, finite compressor states). Decoding after them costs what it costs
+// after a real prompt of that length.
 #pragma once
 
 #include <cstdint>

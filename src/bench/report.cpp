@@ -34,6 +34,13 @@ std::string rate(double tokens, const Samples& seconds, double (Samples::*pick)(
 /// The first token may wait for what a device does once; the steady speed leaves it out.
 double steady_seconds(const Measurement& m) { return m.gen_seconds.median() - m.gen_first_seconds.median(); }
 
+/// Weights and KV rows: what a step has to fetch from memory. Activations stay in caches.
+Cost fetched(const Measurement& m) {
+  Cost cost = m.gen_cost;
+  cost.activation_bytes = 0;
+  return cost;
+}
+
 double step_seconds(const Measurement& m) { return m.gen_seconds.median() / static_cast<double>(m.gen_tokens); }
 
 }  // namespace
@@ -59,7 +66,7 @@ std::string csv_row(const Measurement& m, const Roof& roof) {
   const auto decoded = static_cast<double>(m.gen_tokens * m.sequences);
   const bool has_gen = !m.gen_seconds.empty();
   const bool steady = has_gen && m.gen_tokens > 1;
-  const double gbps = has_gen ? m.gen_cost.bytes() / step_seconds(m) * 1e-9 : 0;
+  const double gbps = has_gen ? fetched(m).bytes() / step_seconds(m) * 1e-9 : 0;
   const bool has_roof = has_gen && roof.known();
   return joined({
       cat(m.frontier.context),
@@ -78,9 +85,9 @@ std::string csv_row(const Measurement& m, const Roof& roof) {
       rate(prefill, m.prefill_seconds, &Samples::least, 2),
       rate(decoded, m.gen_seconds, &Samples::most, 3),
       rate(decoded, m.gen_seconds, &Samples::least, 3),
-      has_gen ? fixed(m.gen_cost.bytes(), 0) : "",
+      has_gen ? fixed(fetched(m).bytes(), 0) : "",
       has_gen ? fixed(gbps, 2) : "",
-      has_roof ? fixed(100 * roof.seconds(m.gen_cost) / step_seconds(m), 1) : "",
+      has_roof ? fixed(100 * roof.seconds(fetched(m)) / step_seconds(m), 1) : "",
   });
 }
 
@@ -96,8 +103,8 @@ std::string summary_line(const Measurement& m, const Roof& roof) {
   if (!m.gen_seconds.empty()) {
     line += cat("  decode", m.sequences > 1 ? cat(" of ", m.sequences, " sequences") : "", ": ",
                 rate(static_cast<double>(m.gen_tokens * m.sequences), m.gen_seconds, &Samples::median, 2), " tok/s",
-                spread(m.gen_seconds), ", ", fixed(m.gen_cost.bytes() / step_seconds(m) * 1e-9, 1), " GB/s");
-    if (roof.known()) line += cat(", ", fixed(100 * roof.seconds(m.gen_cost) / step_seconds(m), 1), " % of roof");
+                spread(m.gen_seconds), ", ", fixed(fetched(m).bytes() / step_seconds(m) * 1e-9, 1), " GB/s");
+    if (roof.known()) line += cat(", ", fixed(100 * roof.seconds(fetched(m)) / step_seconds(m), 1), " % of roof");
   }
   return line + cat("  KV ", human_bytes(m.kv_bytes));
 }
@@ -116,7 +123,8 @@ std::vector<OpRow> op_rows(const PhaseProfile& phase) {
   std::vector<OpRow> rows;
   double measured = 0;
   const auto add = [&](std::string name, double calls, double seconds, Cost cost) {
-    for (double* part : {&cost.weight_bytes, &cost.kv_bytes, &cost.activation_bytes, &cost.quantised_flops, &cost.float_flops})
+    for (double* part :
+         {&cost.weight_bytes, &cost.kv_bytes, &cost.activation_bytes, &cost.quantised_flops, &cost.float_flops})
       *part /= steps;
     rows.push_back({std::move(name), calls / steps, seconds / steps, seconds / phase.seconds, cost});
   };
@@ -141,7 +149,8 @@ double roof_percent(const OpRow& row, const Roof& roof) {
 
 std::string ops_table(const PhaseProfile& phase, const Roof& roof) {
   std::string out = cat(phase.name, " of ", phase.rows, phase.rows == 1 ? " row" : " rows", " at ", phase.context,
-                        " tokens, per step\n", "op                  calls        ms      %      MB     GB/s   GFLOP  TFLOP/s  % roof\n");
+                        " tokens, per step\n",
+                        "op                  calls        ms      %      MB     GB/s   GFLOP  TFLOP/s  % roof\n");
   for (const OpRow& row : op_rows(phase)) {
     std::string name = row.name;
     name.resize(std::max<std::size_t>(name.size(), 17), ' ');
@@ -158,7 +167,8 @@ std::string ops_table(const PhaseProfile& phase, const Roof& roof) {
 }
 
 std::string ops_csv_head() {
-  return "phase,ctx_tokens,rows,op,calls,ms,share_pct,weight_bytes,kv_bytes,activation_bytes,flops,gbps,tflops,roof_pct\n";
+  return "phase,ctx_tokens,rows,op,calls,ms,share_pct,weight_bytes,kv_bytes,activation_bytes,flops,gbps,tflops,roof_"
+         "pct\n";
 }
 
 std::string ops_csv_rows(const PhaseProfile& phase, const Roof& roof) {

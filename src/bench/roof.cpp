@@ -82,7 +82,8 @@ Result<Roof> measure_roof(int threads) {
   DS4_ASSIGN_OR_RETURN(roof.bytes_per_second, read_bandwidth(pool));
   roof.quantised_flops = arithmetic_rate(pool, quantised_peak());
   roof.float_flops = arithmetic_rate(pool, float_peak());
-  roof.how = cat("measured, ", threads, threads == 1 ? " thread, " : " threads, ", quantised_peak().name, ", ", float_peak().name);
+  roof.how = cat("measured, ", threads, threads == 1 ? " thread, " : " threads, ", quantised_peak().name, ", ",
+                 float_peak().name);
   return roof;
 }
 

@@ -196,7 +196,8 @@ void fill_pool(const SharedPool& pool, const std::map<DType, PoolRegion>& region
   ThreadPool threads(options.threads, "ds4-fill");
   for (const auto& [type, region] : regions) {
     threads.run([&, type = type, region = region](int, int) {
-      for (auto task = threads.take_task(); task < static_cast<std::int64_t>(region.units); task = threads.take_task()) {
+      for (auto task = threads.take_task(); task < static_cast<std::int64_t>(region.units);
+           task = threads.take_task()) {
         const std::uint64_t at = region.begin + static_cast<std::uint64_t>(task) * region.unit;
         fill_random_weights(type, random_bits(options.seed, at, 2), pool.bytes().subspan(at, region.unit));
       }
@@ -205,7 +206,8 @@ void fill_pool(const SharedPool& pool, const std::map<DType, PoolRegion>& region
 }
 
 /// Covers `tensor` with views of its region, from a place of its own, so that no two tensors are the same.
-Status map_tensor(const gguf::TensorInfo& tensor, AddressSpace& space, const SharedPool& pool, const PoolRegion& region) {
+Status map_tensor(const gguf::TensorInfo& tensor, AddressSpace& space, const SharedPool& pool,
+                  const PoolRegion& region) {
   std::uint64_t unit = random_bits(tensor.offset, 0) % region.units;
   std::byte* to = space.bytes().data() + tensor.offset;
   const std::uint64_t page = system_page();
@@ -249,8 +251,9 @@ Result<std::optional<gguf::File>> find_cache(const gguf::File& wanted, std::span
   const auto header = header_of(wanted, wanted_bytes);
   const auto there = mapped.bytes();
   if (there.size() != wanted_bytes.size() || !std::ranges::equal(there.first(header.size()), header))
-    return Error{ErrorCode::kUsage, cat(escaped(path, 4096), ": expected a cache of \"", wanted.get_string("general.name")->value(),
-                                        "\", found another file: remove it, or give another name")};
+    return Error{ErrorCode::kUsage,
+                 cat(escaped(path, 4096), ": expected a cache of \"", wanted.get_string("general.name")->value(),
+                     "\", found another file: remove it, or give another name")};
   DS4_ASSIGN_OR_RETURN(gguf::File file, gguf::File::open(path));
   return std::optional(std::move(file));
 }
@@ -268,7 +271,8 @@ Status write_cache(const gguf::File& file, std::span<const std::byte> bytes, con
   for_pieces(pieces, options.threads, [&](const Piece& piece) {
     std::vector<std::byte> buffer(piece.bytes);
     fill_random_weights(piece.tensor->type, piece_seed(options.seed, piece), buffer);
-    written[static_cast<std::size_t>(&piece - pieces.data())] = out->write_at(piece.tensor->offset + piece.offset, buffer);
+    written[static_cast<std::size_t>(&piece - pieces.data())] =
+        out->write_at(piece.tensor->offset + piece.offset, buffer);
   });
   for (Status& status : written) DS4_RETURN_IF_ERROR(std::move(status));
   return disk.rename(part, options.cache);

@@ -95,12 +95,9 @@ Result<SyntheticSpec> parse_synthetic(std::string_view text) {
 
 std::string_view mix_name(WeightMix mix) {
   switch (mix) {
-    case WeightMix::kQ2:
-      return "q2";
-    case WeightMix::kQ4:
-      return "q4";
-    case WeightMix::kMxfp4:
-      return "mxfp4";
+    case WeightMix::kQ2: return "q2";
+    case WeightMix::kQ4: return "q4";
+    case WeightMix::kMxfp4: return "mxfp4";
   }
   check_failed("a mix of weight formats", __FILE__, __LINE__);
 }

@@ -1,5 +1,5 @@
-// ds4-bench: tokens per second at growing context, and where the time goes. Built with DS4_CORE_ONLY it needs nothing but
-// a compiler; then it has no tokenizer, and prompts are random ids.
+// ds4-bench: tokens per second at growing context, and where the time goes. Built with DS4_CORE_ONLY it needs nothing
+// but a compiler; then it has no tokenizer, and prompts are random ids.
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -43,7 +43,8 @@ class RowFile {
     file.path_ = path.empty() ? "standard output" : path;
     if (path.empty()) return file;
     file.owned_.reset(std::fopen(path.c_str(), "w"));
-    if (file.owned_ == nullptr) return Error{ErrorCode::kIo, cat(ds4::escaped(path, 4096), ": cannot create: ", std::strerror(errno))};
+    if (file.owned_ == nullptr)
+      return Error{ErrorCode::kIo, cat(ds4::escaped(path, 4096), ": cannot create: ", std::strerror(errno))};
     return file;
   }
   /// What is measured so far is on disk even if the rest never is.
@@ -74,7 +75,7 @@ std::string shell_words(const std::vector<std::string>& arguments) {
 #if defined(DS4_CORE_ONLY)
 const ds4::bench::ReadPrompt kReadPrompt;
 #else
-Result<std::vector<std::int32_t>> read_prompt(const ds4::gguf::File& file, const Options& options) {
+Result<std::vector<std::int32_t> > read_prompt(const ds4::gguf::File& file, const Options& options) {
   const bool chat = options.prompt_file.empty();
   const std::string& path = chat ? options.chat_prompt_file : options.prompt_file;
   std::ifstream in(path, std::ios::binary);
@@ -84,7 +85,8 @@ Result<std::vector<std::int32_t>> read_prompt(const ds4::gguf::File& file, const
   if (!tokenizer) return Error{ErrorCode::kUsage, "this model has no tokenizer: it takes random ids only"};
   if (!chat) return tokenizer->encode_text(text, /*match_added=*/false);
   ds4::chat::Conversation conversation;
-  if (!options.system.empty()) conversation.push_back(ds4::chat::text_message(ds4::chat::Role::kSystem, options.system));
+  if (!options.system.empty())
+    conversation.push_back(ds4::chat::text_message(ds4::chat::Role::kSystem, options.system));
   conversation.push_back(ds4::chat::text_message(ds4::chat::Role::kUser, std::move(text)));
   DS4_ASSIGN_OR_RETURN(const ds4::Prompt prompt, ds4::chat::render(conversation, {}));
   return tokenizer->encode(prompt);

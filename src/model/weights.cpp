@@ -87,7 +87,7 @@ Weight Binder::bind(std::string_view name, Role role, std::int64_t in, std::int6
   }
   if ((tensor->type == DType::kI32) != (role == Role::kTable)) {
     fail(file_->tensor_error(*tensor, cat("expected ", role == Role::kTable ? "type i32" : "a float type", ", found ",
-                                         gguf::describe(*tensor))));
+                                          gguf::describe(*tensor))));
     return {};
   }
   auto loaded = (*load_)(HostWeight{tensor->type, in, out, count, tensor->data.data()}, layer_);

@@ -67,7 +67,8 @@ void fill_blocks(const BlockScales& scales, RandomStream& random, std::span<std:
   const std::size_t block_bytes = dtype_info(scales.type).block_bytes;
   for (const ScaleField& field : {scales.first, scales.second}) {
     const std::uint16_t half = f32_to_f16(field.value);
-    for (std::size_t at = 0; at < blocks.size(); at += block_bytes) std::memcpy(blocks.data() + at + field.offset, &half, 2);
+    for (std::size_t at = 0; at < blocks.size(); at += block_bytes)
+      std::memcpy(blocks.data() + at + field.offset, &half, 2);
   }
 }
 
