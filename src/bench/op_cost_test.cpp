@@ -2,91 +2,161 @@
 
 #include <gtest/gtest.h>
 
+#include <new>
+#include <numeric>
+
 #include "bench/profiling_backend.h"
 #include "bench/synthetic_model.h"
+#include "model/kv_state.h"
 #include "model/model.h"
 
 namespace ds4::bench {
 namespace {
 
-/// A small pool behind real shapes, on the CPU, with the ops counted.
-struct Counted {
-  std::optional<SyntheticModel> weights;
-  std::unique_ptr<Model> model;
-  ProfilingBackend* profiler = nullptr;
+// Spec sections 5.6 and 5.8, "active bytes" of the q2 files.
+constexpr double kFlashActiveBytes = 9559118244;
+constexpr double kProActiveBytes = 34354218452;
 
-  explicit Counted(const char* spec, int rows) {
+/// Computes nothing. What is read from it counts 0 1 2 ..: the ids of different experts, and finite logits.
+class NullBackend final : public Backend {
+ public:
+  std::string name() const override { return "null"; }
+  std::uint64_t weight_bytes(const HostWeight&) const override { return 0; }
+  std::uint64_t scratch_bytes(const BackendConfig&) const override { return 0; }
+  Result<Weight> load(const HostWeight& w) override { return Weight{w.type, w.in, w.out, w.count, w.data, 0}; }
+  Status configure(const BackendConfig&) override { return {}; }
+  Result<Buffer> allocate(std::size_t bytes) override {
+    return Buffer(::operator new(bytes), bytes, [](void* data) { ::operator delete(data); });
+  }
+  void upload(void*, const void*, std::size_t) override {}
+  Status download(void* host, const void*, std::size_t bytes) override {
+    std::iota(static_cast<std::int32_t*>(host), static_cast<std::int32_t*>(host) + bytes / sizeof(std::int32_t), 0);
+    return {};
+  }
+  Result<std::int32_t> new_page() override { return pages_++; }
+  void free_page(std::int32_t) override {}
+  Result<std::int32_t> new_tail() override { return 0; }
+  void free_tail(std::int32_t) override {}
+  void copy_page(std::int32_t, std::int32_t) override {}
+  void copy_tail(std::int32_t, std::int32_t) override {}
+  Status read_page(std::int32_t, std::span<std::byte>) override { return {}; }
+  void write_page(std::int32_t, std::span<const std::byte>) override {}
+  Status read_tail(std::int32_t, std::span<std::byte>) override { return {}; }
+  void write_tail(std::int32_t, std::span<const std::byte>) override {}
+  void begin(const BatchView&) override {}
+  void embed(const EmbedArgs&) override {}
+  void hc_pre(const HcPreArgs&) override {}
+  void rms_norm(const RmsNormArgs&) override {}
+  void query_heads(const QueryHeadsArgs&) override {}
+  void window_kv(const WindowKvArgs&) override {}
+  void compress(const CompressArgs&) override {}
+  void index_topk(const IndexTopkArgs&) override {}
+  void sparse_attention(const SparseAttentionArgs&) override {}
+  void attention_output(const AttentionOutputArgs&) override {}
+  void hc_post(const HcPostArgs&) override {}
+  void route(const RouteArgs&) override {}
+  void experts(const ExpertsArgs&) override {}
+  void hc_head(const HcHeadArgs&) override {}
+  void logits(const LogitsArgs&) override {}
+  Status wait() override { return fault; }
+
+  Status fault;
+
+ private:
+  std::int32_t pages_ = 0;
+};
+
+/// A decode step of a whole model, `position` tokens deep, that only counts.
+class Counted {
+ public:
+  explicit Counted(const char* spec) {
     SyntheticOptions options;
     options.spec = *parse_synthetic(spec);
     options.aliased = true;
-    options.pool_bytes = std::uint64_t{8} << 20;
-    weights = std::move(SyntheticModel::create(options)).value();
-    BackendOptions backend;
-    backend.threads = 2;
-    auto wrapped = std::make_unique<ProfilingBackend>(std::move(create_backend(backend)).value());
-    profiler = wrapped.get();
+    options.pool_bytes = std::uint64_t{64} << 20;
+    weights_ = std::move(SyntheticModel::create(options)).value();
+    auto null = std::make_unique<NullBackend>();
+    null_ = null.get();
+    auto wrapped = std::make_unique<ProfilingBackend>(std::move(null));
+    profiler_ = wrapped.get();
     std::vector<std::unique_ptr<Backend>> backends;
     backends.push_back(std::move(wrapped));
     ModelOptions model_options;
-    model_options.context = 4096;
-    model_options.max_rows = rows;
-    model = std::move(Model::load(weights->file(), std::move(backends), model_options)).value();
+    model_options.context = 100000;
+    model_options.max_rows = 1;
+    model_ = std::move(Model::load(weights_->file(), std::move(backends), model_options)).value();
   }
 
-  Status forward(Sequence& sequence, int rows) {
-    std::vector<BatchRow> batch;
-    for (int r = 0; r < rows; ++r) batch.push_back({&sequence, r, sequence.length() + r, r + 1 == rows});
-    std::vector<float> logits(static_cast<std::size_t>(model->shape().dims.vocab));
-    return model->forward(batch, logits);
+  Result<Profile> step(std::int64_t position, ProfilingBackend::Mode mode) {
+    const KvLayout layout =
+        make_kv_layout(model_->shape(), KvFormat::kPacked, std::vector<bool>(model_->shape().layers.size(), true));
+    SequenceImage image{position, position, {}, {}};
+    image.pages.emplace_back(static_cast<std::size_t>((position + kPageTokens - 1) / kPageTokens) * layout.page_bytes);
+    image.tails.emplace_back(layout.tail_bytes);
+    DS4_ASSIGN_OR_RETURN(Sequence sequence, model_->restore(image));
+    std::vector<float> logits(static_cast<std::size_t>(model_->shape().dims.vocab));
+    const BatchRow row{&sequence, 1, position, true};
+    profiler_->set_mode(mode);
+    DS4_RETURN_IF_ERROR(model_->forward({&row, 1}, logits));
+    return profiler_->take();
   }
+  NullBackend& null() { return *null_; }
+
+ private:
+  std::optional<SyntheticModel> weights_;
+  std::unique_ptr<Model> model_;
+  NullBackend* null_ = nullptr;
+  ProfilingBackend* profiler_ = nullptr;
 };
 
-/// What the first step must read, from the directory of the file: everything, but of the experts and of the tables only
-/// what is chosen, and nothing to choose rows by.
-double decode_bytes(const gguf::File& file, const Dims& dims) {
-  double bytes = 0;
-  for (const gguf::TensorInfo& tensor : file.tensors()) {
-    const auto size = static_cast<double>(tensor.data.size());
-    if (tensor.name.ends_with("_exps.weight")) bytes += size / dims.experts * dims.experts_used;
-    else if (tensor.name == "token_embd.weight" || tensor.type == DType::kI32) bytes += size / dims.vocab;
-    else if (tensor.name.find(".indexer.") == tensor.name.npos) bytes += size;
-  }
-  return bytes;
-}
+using Mode = ProfilingBackend::Mode;
 
-TEST(OpCost, ADecodeStepReadsEveryWeightOnce) {
-  Counted run("flash:4", 1);
-  auto sequence = run.model->new_sequence();
-  ASSERT_TRUE(sequence.ok());
-  ASSERT_TRUE(run.forward(*sequence, 1).ok());
-  EXPECT_EQ(total_cost(run.profiler->take()).bytes(), 0) << "nothing is counted unless asked";
+std::int64_t calls(const Profile& profile, Op op) { return profile[static_cast<std::size_t>(op)].calls; }
 
-  run.profiler->set_mode(ProfilingBackend::Mode::kCount);
-  const Status status = run.forward(*sequence, 1);
-  ASSERT_TRUE(status.ok()) << status.error().message;
-  const Profile profile = run.profiler->take();
+TEST(OpCost, ADecodeStepOfFlashReadsWhatTheSpecSays) {
+  Counted flash("flash");
+  EXPECT_EQ(total_cost(*flash.step(5000, Mode::kOff)).bytes(), 0) << "nothing is counted unless asked";
+  const Profile profile = *flash.step(5000, Mode::kCount);
   const Cost cost = total_cost(profile);
-  const double expected = decode_bytes(run.weights->file(), run.model->shape().dims);
-  EXPECT_NEAR(cost.weight_bytes / expected, 1, 1e-3);
-  EXPECT_NEAR(expected * 1e-9, 1.35, 0.02);
-  EXPECT_EQ(profile[static_cast<std::size_t>(Op::kHcPre)].calls, 8);
-  EXPECT_EQ(profile[static_cast<std::size_t>(Op::kExperts)].calls, 4);
-  EXPECT_EQ(profile[static_cast<std::size_t>(Op::kAttention0)].calls, 2);
-  EXPECT_EQ(profile[static_cast<std::size_t>(Op::kAttention4)].calls, 1);
-  EXPECT_EQ(profile[static_cast<std::size_t>(Op::kAttention128)].calls, 1);
-  EXPECT_EQ(profile[static_cast<std::size_t>(Op::kCompressIndex)].calls, 1);
+  EXPECT_NEAR(cost.weight_bytes / kFlashActiveBytes, 1, 3e-4);
+  EXPECT_EQ(calls(profile, Op::kHcPre), 86);
+  EXPECT_EQ(calls(profile, Op::kExperts), 43);
+  EXPECT_EQ(calls(profile, Op::kAttention0), 2);
+  EXPECT_EQ(calls(profile, Op::kAttention4), 21);
+  EXPECT_EQ(calls(profile, Op::kAttention128), 20);
+  EXPECT_EQ(calls(profile, Op::kCompressIndex), 21);
+  // With no more rows than may be taken the indexer has nothing to do.
+  const double shallow = total_cost(*flash.step(1000, Mode::kCount)).weight_bytes;
+  EXPECT_EQ(cost.weight_bytes - shallow, 21.0 * 2 * (1024 * 8192 + 4096 * 64));
 }
 
-TEST(OpCost, TimesAreOfTheStepAndOnlyWhenAskedFor) {
-  Counted run("flash:1", 2);
-  auto sequence = run.model->new_sequence();
-  ASSERT_TRUE(sequence.ok());
-  run.profiler->set_mode(ProfilingBackend::Mode::kTime);
-  ASSERT_TRUE(run.forward(*sequence, 2).ok());
-  const Profile profile = run.profiler->take();
-  EXPECT_GT(profile[static_cast<std::size_t>(Op::kExperts)].seconds, 0);
-  EXPECT_GT(profile[static_cast<std::size_t>(Op::kLogits)].seconds, 0);
-  EXPECT_EQ(profile[static_cast<std::size_t>(Op::kIndexTopk)].calls, 0);
+TEST(OpCost, DepthCostsWhatTheSpecSays) {
+  Counted flash("flash");
+  EXPECT_NEAR(total_cost(*flash.step(4095, Mode::kCount)).flops() * 1e-9, 29.1, 0.2);
+  EXPECT_NEAR(total_cost(*flash.step(32767, Mode::kCount)).flops() * 1e-9, 32.2, 0.2);
+  // 16384 index rows of 68 bytes in 21 layers, 640 rows of 584 bytes in 41, 128 in two; and what the token itself
+  // writes.
+  const double kv = total_cost(*flash.step(65536, Mode::kCount)).kv_bytes;
+  EXPECT_NEAR(kv, 21 * 16384 * 68 + 41 * 640 * 584 + 2 * 128 * 584, 0.5e6);
+}
+
+TEST(OpCost, ADecodeStepOfProReadsWhatTheSpecSays) {
+  Counted pro("pro");
+  const Cost cost = total_cost(*pro.step(5000, Mode::kCount));
+  EXPECT_NEAR(cost.weight_bytes / kProActiveBytes, 1, 3e-4);
+}
+
+TEST(Profiling, CallsAreTimedAndAFaultInTheMiddleIsReported) {
+  Counted flash("flash:1");
+  const Result<Profile> timed = flash.step(10, Mode::kTime);
+  ASSERT_TRUE(timed.ok());
+  EXPECT_EQ(calls(*timed, Op::kExperts), 1);
+  EXPECT_EQ(calls(*timed, Op::kIndexTopk), 0);
+  EXPECT_GT((*timed)[static_cast<std::size_t>(Op::kExperts)].seconds, 0);
+  flash.null().fault = Error{ErrorCode::kNoDevice, "on fire"};
+  const Result<Profile> failed = flash.step(10, Mode::kTime);
+  ASSERT_FALSE(failed.ok());
+  EXPECT_EQ(failed.error().message, "on fire");
 }
 
 /// Two segments, at 1000 and at 10 tokens, on a layer of each kind.

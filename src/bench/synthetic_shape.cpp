@@ -113,7 +113,7 @@ ModelShape synthetic_shape(const SyntheticSpec& spec) {
   shape.name = spec.name();
   shape.dims = spec.family == ModelFamily::kFlash ? flash_dims() : pro_dims();
   for (int layer = 0; layer < spec.layers; ++layer) shape.layers.push_back(layer_shape(spec.family, layer));
-  shape.context_length = std::int64_t{1} << 20;
+  shape.context_length = std::int64_t{1} << 21;  // twice the real one: room to decode after a million tokens
   shape.rope = {10000.0F, 160000.0F, 16.0F, 65536, 32.0F, 1.0F};
   return shape;
 }
