@@ -41,15 +41,23 @@ bool has_type(const Json& value, const Json& property) {
   return name != "object" || value.is_object();
 }
 
+/// The member `key` of an object; null where there is none, or no object.
+const Json& part(const Json& object, const char* key) {
+  static const Json nothing;
+  const auto found = object.is_object() ? object.find(key) : object.end();
+  return object.is_object() && found != object.end() ? *found : nothing;
+}
+
 bool fits(const Call& call, const Json& tool) {
   const Json arguments = Json::parse(call.arguments, nullptr, false);
   if (!arguments.is_object()) return false;
-  const Json parameters = tool.value("parameters", Json::object());
-  const Json properties = parameters.value("properties", Json::object());
-  for (const Json& required : parameters.value("required", Json::array())) {
+  const Json& parameters = part(tool, "parameters");
+  const Json& properties = part(parameters, "properties");
+  for (const Json& required : part(parameters, "required")) {
     if (!required.is_string() || !arguments.contains(required.get<std::string>())) return false;
   }
-  return std::all_of(arguments.items().begin(), arguments.items().end(), [&](const auto& entry) {
+  const auto entries = arguments.items();
+  return std::all_of(entries.begin(), entries.end(), [&](const auto& entry) {
     return properties.contains(entry.key()) && has_type(entry.value(), properties.at(entry.key()));
   });
 }
@@ -72,7 +80,7 @@ bool well_formed(const Answer& answer, std::span<const std::string> tools) {
   return std::all_of(answer.calls.begin(), answer.calls.end(), [&](const Call& call) {
     return std::any_of(tools.begin(), tools.end(), [&](const std::string& text) {
       const Json tool = Json::parse(text, nullptr, false);
-      return tool.is_object() && tool.value("name", "") == call.name && fits(call, tool);
+      return part(tool, "name") == call.name && fits(call, tool);
     });
   });
 }

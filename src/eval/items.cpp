@@ -94,9 +94,12 @@ class Reader {
     return out;
   }
 
-  Check check(const Json& value, std::size_t messages) const {
+  Check check(const Json& value, const chat::Conversation& messages) const {
     Check out;
-    out.at = index_of(member(value, "at"), messages, "at");
+    out.at = index_of(member(value, "at"), messages.size(), "at");
+    if (out.at == 0 || messages[out.at].role != chat::Role::kAssistant) {
+      throw BadItem{cat("at: message ", out.at, " is not an answer of the assistant")};
+    }
     if (value.contains("calls")) {
       out.calls.emplace();
       for (const Json& entry : array(value.at("calls"), "calls")) out.calls->push_back(call_of(entry));
@@ -121,7 +124,7 @@ class Reader {
       item.tools.push_back(found->second);
     }
     for (const Json& entry : array(member(value, "checks"), "checks")) {
-      item.checks.push_back(check(entry, item.messages.size()));
+      item.checks.push_back(check(entry, item.messages));
     }
     items_.push_back(std::move(item));
   }

@@ -18,7 +18,7 @@ struct Call {
   std::string arguments;  // JSON text of an object
 };
 
-/// What is right for the assistant's message at `at`, given the messages before it.
+/// What is right for the assistant's message at `at` (not the first), given the messages before it.
 struct Check {
   std::size_t at = 0;
   std::optional<std::vector<Call>> calls;  // exactly these, in this order; absent: not looked at

@@ -73,6 +73,10 @@ TEST(Items, ErrorsNameTheLineAndWhatIsWrong) {
   EXPECT_EQ(error_of(tool_line("[]")), "items: line 1: tools: \"get_weather\" is not in the catalogue");
   EXPECT_EQ(error_of(cat_lines({kTools, tool_line(R"([{"at":4}])")})),
             "items: line 2: at: expected a number below 4, found 4");
+  EXPECT_EQ(error_of(cat_lines({kTools, tool_line(R"([{"at":2}])")})),
+            "items: line 2: at: message 2 is not an answer of the assistant");
+  EXPECT_EQ(error_of(cat_lines({kTools, tool_line(R"([{"at":0}])")})),
+            "items: line 2: at: message 0 is not an answer of the assistant");
   EXPECT_EQ(error_of(R"({"kind":"recall","tokens":1024,"before":"","join":"","pieces":[0],"questions":[]})"),
             "items: line 1: pieces: expected a number below 0, found 0");
 }

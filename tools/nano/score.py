@@ -126,7 +126,7 @@ class Scores:
     def drafts(self):
         """A draft is of the answer's token j + 1, made when its token j is known."""
         network, mode, total, right = self.network(False), nano.Mode(rounded_kv=True), {}, {}
-        same, asked = 0, self.answers(1400, 120, {"fact", "tool", "arithmetic", "lists", "name", "unknown", "recall 1K"})
+        same, asked = 0, self.answers(1000, 60, {"fact", "tool", "arithmetic", "lists", "name", "unknown"})
         for answer in asked:
             best, draft = self.forward(network, answer, mode, drafts=True)
             output = answer["output"] + [1]
@@ -141,7 +141,7 @@ class Scores:
     @torch.no_grad()
     def agreement(self):
         exact, f32 = self.network(True), self.made("f32.gguf", "--type", "f32")
-        worst, count, asked = [], 0, self.answers(1200, 6)
+        worst, count, asked = [], 0, self.answers(800, 6)
         for answer in asked:
             ids, path = answer["prompt"] + answer["output"], self.args.work / "prompt.ids"
             path.write_text(" ".join(map(str, ids)), encoding="utf-8")
@@ -151,7 +151,7 @@ class Scores:
             ours = exact(torch.tensor([ids]), nano.Mode())[0].numpy()
             worst.append(float(np.abs(engine - ours).max()))
             count += len(ids)
-        greedy, same = self.answers(1200, 20), 0
+        greedy, same = self.answers(800, 20), 0
         for answer in greedy:
             path = self.args.work / "prompt.ids"
             path.write_text(" ".join(map(str, answer["prompt"])), encoding="utf-8")
@@ -164,7 +164,7 @@ class Scores:
 
     def rows(self):
         network, out = self.network(False), {}
-        for skill, count in (("recall 1K", 8), ("recall 4K", 6)):
+        for skill, count in (("recall 1K", 6), ("recall 4K", 3)):
             asked = self.answers(1 << 15, count, {skill})
             out[skill] = {"asked": len(asked)}
             for name, random_rows in (("indexer", False), ("random", True)):
