@@ -110,7 +110,7 @@ Result<AddressSpace> write_header(const SyntheticOptions& options) {
     writer.add_tensor(weight.name, published_type(weight, options.spec.mix), file_dims(weight));
   DS4_RETURN_IF_ERROR(writer.begin());
   for (std::size_t i = 0; i < weights.size(); ++i) {
-    if (weights[i].role == WeightRole::kMatrix) writer.skip_data(i);
+    if (weights[i].role == WeightRole::kMatrix || weights[i].role == WeightRole::kLookup) writer.skip_data(i);
     else DS4_RETURN_IF_ERROR(write_small(writer, i, weights[i], shape.dims.experts, options.seed));
   }
   DS4_RETURN_IF_ERROR(writer.finish());

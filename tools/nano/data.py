@@ -7,6 +7,7 @@ mask bits; the mask says which tokens the model learns to predict.
 
 import json
 import multiprocessing
+import os
 import pathlib
 import random
 
@@ -15,7 +16,7 @@ import numpy as np
 from make_conversations import Maker, load
 from tokenizer import BOS, EOS, PAD, Tokenizer
 
-SOURCES = {"factbook": 0.32, "sqlite": 0.18, "jargon": 0.15, "kjv": 0.2, "devil": 0.05, "code": 0.1}
+SOURCES = ["factbook", "sqlite", "jargon", "kjv", "devil", "code"]
 KIND_NAMES = [*Maker.KINDS, *SOURCES]
 
 
@@ -27,10 +28,12 @@ def text_streams(path, tokenizer, split):
         return {source: (kept[source], int(kept[source + "-bytes"])) for source in SOURCES}
     tokens, size = {source: [] for source in SOURCES}, dict.fromkeys(SOURCES, 0)
     with open(path, encoding="utf-8") as file:
-        for doc in map(json.loads, file):
-            if doc["split"] == split:
-                tokens[doc["source"]] += [BOS, *tokenizer.encode_plain(doc["text"]), EOS]
-                size[doc["source"]] += len(doc["text"].encode())
+        documents = [doc for doc in map(json.loads, file) if doc["split"] == split]
+    with multiprocessing.get_context("fork").Pool(min(8, os.cpu_count())) as pool:
+        each = pool.map(tokenizer.encode_plain, [doc["text"] for doc in documents], chunksize=64)
+    for doc, ids in zip(documents, each):
+        tokens[doc["source"]] += [BOS, *ids, EOS]
+        size[doc["source"]] += len(doc["text"].encode())
     streams = {source: (np.array(ids, np.uint16), size[source]) for source, ids in tokens.items()}
     np.savez(cache, **{source: ids for source, (ids, _) in streams.items()},
              **{source + "-bytes": count for source, (_, count) in streams.items()})
@@ -38,19 +41,20 @@ def text_streams(path, tokenizer, split):
 
 
 def tokens_of(conversation, tokenizer):
-    """(ids, mask) of a conversation. A segment is tokenised by itself, as the engine does with turns."""
-    ids, mask = [], []
+    """(ids, mask) of a conversation. A segment is tokenised by itself, as the engine does with turns. The mask is a weight
+    in the loss: a recalled fact is few tokens after many."""
+    ids, mask, weight = [], [], 3 if conversation["kind"] == "recall" else 1
     for text, learned in conversation["segments"]:
         part = tokenizer.encode(text)
         ids += part
-        mask += [learned] * len(part)
+        mask += [learned * weight] * len(part)
     return ids, mask
 
 
 class Packer:
     """Packs whole conversations into rows of `length`, filling several open rows at a time."""
 
-    def __init__(self, length, open_rows=12):
+    def __init__(self, length, open_rows=6):
         self.length, self.open_rows, self.rows = length, open_rows, []
 
     def add(self, ids, mask, kind):
@@ -94,6 +98,7 @@ def conversation_rows(texts, countries, tokenizer, split, seed, length, recall_c
 
 
 def _work(queue, texts, countries, vocabulary, seed, length, recall_chars, weights, block):
+    os.nice(10)
     rows = conversation_rows(texts, countries, Tokenizer(vocabulary), "train", seed, length, recall_chars, weights)
     while True:
         queue.put([np.stack(part) for part in zip(*(next(rows) for _ in range(block)))])
@@ -104,7 +109,7 @@ class Workers:
 
     def __init__(self, texts, countries, vocabulary, seed, length, recall_chars, weights=None, processes=12, block=16):
         context = multiprocessing.get_context("spawn")
-        self.queue = context.Queue(maxsize=64)
+        self.queue = context.Queue(maxsize=max(4, (1 << 21) // (length * block)))
         self.processes = [context.Process(target=_work, daemon=True, args=(
             self.queue, texts, countries, vocabulary, f"{seed}.{at}", length, recall_chars, weights, block))
             for at in range(processes)]
@@ -129,13 +134,14 @@ class Workers:
 
 
 def text_rows(streams, rng, count, length):
-    """Rows cut from the sources' streams at random places: (ids, mask, kinds)."""
-    names, weights = list(SOURCES), np.array(list(SOURCES.values()))
+    """Rows cut from the sources' streams at random places: (ids, mask, kinds). A source comes as often as it is long: what
+    is seen more often than the rest is soon known by heart, and its held-out part gets worse."""
+    weights = np.array([len(streams[source][0]) for source in SOURCES], float)
     ids, kinds = [], []
-    for source in rng.choice(len(names), count, p=weights / weights.sum()):
-        stream = streams[names[source]][0]
+    for source in rng.choice(SOURCES, count, p=weights / weights.sum()):
+        stream = streams[source][0]
         at = rng.integers(0, len(stream) - length)
         ids.append(stream[at:at + length])
-        kinds.append(np.full(length, KIND_NAMES.index(names[source]), np.uint8))
+        kinds.append(np.full(length, KIND_NAMES.index(source), np.uint8))
     ids = np.stack(ids)
     return ids, (ids != BOS).astype(np.uint8), np.stack(kinds)

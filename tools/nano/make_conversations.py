@@ -14,6 +14,7 @@ out by wording (facts.py). Standard library only.
 import argparse
 import hashlib
 import json
+import math
 import random
 
 import facts as factbook
@@ -77,8 +78,7 @@ class Maker:
         value = self.facts[country][field]
         question = self.pick(held if self.held else asked).format(c=factbook.spoken(country))
         full = factbook.full_answer(field, country, value)
-        reasoning = self.pick(["The user asks about {c}: {f}. {a}", "This is a question about {c}. {a}", "I remember: {a}",
-                               "The {f} of {c}. {a}"]).format(c=factbook.spoken(country), f=field, a=full)
+        reasoning = f"The user asks about {factbook.spoken(country)}: {field}. {full}"
         return question[0].upper() + question[1:], full, short.format(v=value), reasoning
 
     def fact(self):
@@ -107,7 +107,7 @@ class Maker:
         if kind < 0.27:  # unknown country
             fake = self.made_up(3).capitalize()
             asked, held, _, _ = factbook.FIELDS[field]
-            answer = self.pick([f"I do not know a country called {fake}.", f"I am not aware of a country named {fake}."])
+            answer = f"I do not know a country called {fake}."
             question = self.pick(held if self.held else asked).format(c=fake)
             return [user(question), says(answer, f"I do not know {fake}.")], [], [fake]
         messages = [user(question), says(full, reasoning)]
@@ -141,21 +141,19 @@ class Maker:
         name = self.person()
         pairs = scenarios.SMALL_TALK
         asked, answers = self.pick(pairs)
-        question, answer = self.pick(asked), self.pick(answers)
+        question, answer = self.pick(asked), answers[0]
         style = self.rng.random()
         if style < 0.15:
             question = question.lower().rstrip("?.!")
-        messages = [user(question.format(name=name)), says(answer.format(name=name), self.pick(
-            ["The user is making conversation. I will answer politely.", "A friendly message. I will reply.",
-             "This is small talk. A short answer is enough."]))]
+        messages = [user(question.format(name=name)), says(answer.format(name=name), "This is small talk. A short answer is enough.")]
         if style > 0.6:
             asked, answers = self.pick(pairs)
-            messages += [user(self.pick(asked).format(name=name)), says(self.pick(answers).format(name=name),
-                                                                        "The user goes on talking. I will answer.")]
+            messages += [user(self.pick(asked).format(name=name)), says(answers[0].format(name=name),
+                                                                        "This is small talk. A short answer is enough.")]
         if self.rng.random() < 0.25:  # remember the name
             intro = self.pick(["My name is {n}.", "I am {n}.", "Hi, I'm {n}.", "You can call me {n}.", "Hello, {n} here."])
-            messages = [user(intro.format(n=name)), says(self.pick(["Hello {n}, nice to meet you.", "Nice to meet you, {n}!",
-                        "Hello {n}! How can I help you?"]).format(n=name), f"The user's name is {name}.")] + messages
+            messages = [user(intro.format(n=name)), says(f"Hello {name}, nice to meet you.",
+                                                                f"The user's name is {name}.")] + messages
             messages += [user(self.pick(["What is my name?", "Do you remember my name?", "Who am I?", "What did I say my name is?"])),
                          says(f"Your name is {name}.", f"The user said that the name is {name}.")]
         return messages, [], []
@@ -205,7 +203,6 @@ class Maker:
     def lists(self):
         kind = self.rng.randrange(13)
         words = self.rng.sample(scenarios.WORDS, self.rng.randrange(3, 7))
-        bullet = self.pick(["- ", "* "])
         comma = ", ".join(words)
         if kind == 0:
             a = self.rng.randrange(0, 60)
@@ -246,15 +243,14 @@ class Maker:
         elif kind == 11:
             region = self.pick([r for r, names in self.by_region.items() if len(names) >= 3])
             n = self.rng.randrange(2, min(5, len(self.by_region[region])) + 1)
-            chosen = sorted(self.by_region[region])[:n] if self.rng.random() < 0.5 else self.rng.sample(self.by_region[region], n)
+            chosen = sorted(self.by_region[region])[:n]
             question = self.pick([f"Name {n} countries in {region}.", f"List {n} countries in {region}."])
-            answer = "\n".join(bullet + c for c in chosen)
+            answer = "\n".join("- " + c for c in chosen)
         else:
             pairs = {word: self.number(2) for word in words[:3]}
             question = "Write this as JSON: " + ", ".join(f"{key} is {value}" for key, value in pairs.items())
             answer = json.dumps(pairs)
-        return [user(question), says(answer, self.pick(["I will do this step by step. ", "The user wants a list. ", "Simple task. "])
-                                     + ("The answer is: " + answer.replace("\n", " ") if len(answer) < 60 else ""))], [], [answer]
+        return [user(question), says(answer, "This is a simple task.")], [], [answer]
 
     def reading(self):
         """A Factbook section or a text is given; the answer stands in it."""
@@ -281,16 +277,21 @@ class Maker:
             size += len(piece)
         return out
 
-    def recall(self):
-        """Facts of the form Name=number, hidden in a long text or a list; several are asked for."""
-        chars = int(self.recall_chars * (0.4 + 0.6 * self.rng.random()))
-        count = min(max(4, chars // self.pick([60, 150, 400, 1000])), 160)
-        names, used = [], set()
+    def recall_names(self, count):
+        names = {}
         while len(names) < count:
-            name = self.person() if self.rng.random() < 0.4 else self.made_up().capitalize()
-            if name not in used:
-                used.add(name)
-                names.append(name)
+            names[self.person() if self.rng.random() < 0.4 else self.made_up().capitalize()] = True
+        return list(names)
+
+    def recall_length(self):
+        """Characters of a document: every order of size up to recall_chars is as likely."""
+        return int(math.exp(self.rng.uniform(math.log(300), math.log(self.recall_chars))))
+
+    def recall(self):
+        """Facts of the form Name=number, hidden in a long text or a list; several are asked for, more of a longer text."""
+        chars = self.recall_length()
+        count = min(max(4, chars // self.pick([60, 150, 400, 1000])), 160)
+        names = self.recall_names(count)
         digits = self.pick([3, 4, 4, 5])
         facts = {name: self.number(digits) for name in names}
         lines = [f"{name}={number}" for name, number in facts.items()]
@@ -298,10 +299,11 @@ class Maker:
         for line in lines:
             pieces.insert(self.rng.randrange(len(pieces) + 1), line)
         text = self.pick(["\n", "\n", "\n\n", " "]).join(pieces)
-        questions = self.rng.sample(names, min(len(names), self.pick([2, 4, 6, 8])))
+        questions = self.rng.sample(names, min(len(names), max(self.pick([2, 4, 6, 8]), chars // 1500)))
         wording = ["What is the number of {n}?", "Which number belongs to {n}?", "{n}?", "What is {n}?", "Recall {n}.",
                    "What number does {n} have?", "Give me the number for {n}.", "{n}="]
-        shape = self.pick(["{t}\n\n{q}", "Remember these facts.\n{t}\n\n{q}", "Here is a document.\n\n{t}\n\n{q}", "{q}\n\n{t}"])
+        shapes = ["{t}\n\n{q}", "Remember these facts.\n{t}\n\n{q}", "Here is a document.\n\n{t}\n\n{q}"]
+        shape = self.pick(shapes * 5 + (["{q}\n\n{t}"] if chars < 3000 else []))
         messages = []
         for at, name in enumerate(questions):
             question = self.pick(wording).format(n=name)
@@ -313,7 +315,7 @@ class Maker:
     def tool(self):
         return scenarios.tool_conversation(self)
 
-    KINDS = {"fact": 24, "compare": 3, "small_talk": 8, "arithmetic": 14, "lists": 8, "reading": 3, "recall": 10, "tool": 30}
+    KINDS = {"fact": 80, "compare": 5, "small_talk": 6, "arithmetic": 16, "lists": 10, "reading": 3, "recall": 12, "tool": 45}
 
     def conversation(self, kind=None):
         """One conversation of the split that `held` names."""

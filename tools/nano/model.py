@@ -5,8 +5,10 @@ checkpoint, except that the experts of a layer are stacked (`ffn.experts.w13` [E
 [E, d, inner]); weights_from_checkpoint and weights_to_checkpoint translate.
 
 Attention is dense with masks: a query sees its window as two blocks of keys, and every compressed row, of which a mask
-leaves the visible or the selected ones. That costs more arithmetic than gathering rows and far less time at up to 16 K
-tokens. Sequences are a multiple of 128 tokens long; nothing looks ahead, so padding at the end is harmless.
+leaves the visible or the selected ones. `gathered` reads the selected rows alone instead, which is what makes 16 K tokens
+affordable. Sequences are a multiple of 128 tokens long; nothing looks ahead, so padding at the end is harmless.
+
+The indexer learns from the attention over all visible rows, at the queries that `probes` [B, S] names.
 
 Precision: parameters are float32 and matrix products run in `compute` (bfloat16 for training, float32 to compare);
 norms, controls, router scores, pooling, soft-max and losses are float32. `rounded_kv` rounds cached rows as the official
@@ -78,6 +80,7 @@ class Mode:
     rounded_kv: bool = False
     rounded_experts: bool = False
     index_loss: bool = False       # distil the attention over compressed rows into the indexer
+    gathered: bool = False         # with `sparse`: gather the chosen rows instead of masking the others
     fused: bool = False            # CUDA kernels for Sinkhorn and grouped experts
 
 
@@ -291,15 +294,18 @@ class Indexer(nn.Module):
         self.weights_proj = Weight(fan_in(heads, config.hidden_size))
         self.compressor = Compressor(config, 4, dims)
 
-    def forward(self, x, qr, cos, sin, mode):
-        """[B, T, rows] float32."""
+    def keys(self, x, cos, sin, mode):
+        keys = self.compressor(x.detach(), cos, sin, mode)
+        return round_index_row(keys) if mode.rounded_kv else keys
+
+    def forward(self, x, qr, cos, sin, keys, mode):
+        """Scores [B, T, rows] float32 of `keys` for the queries of x and qr [B, T, ..] at the positions of cos and sin."""
         heads, dims = self.config.index_n_heads, self.config.index_head_dim
         x, qr = x.detach(), qr.detach()
         query = linear(qr, self.wq_b.weight, mode).float().unflatten(-1, (heads, dims))
-        query = rotate(query, cos[:, None], sin[:, None])
-        keys = self.compressor(x, cos, sin, mode)
+        query = rotate(query, cos.unsqueeze(-2), sin.unsqueeze(-2))
         if mode.rounded_kv:
-            query, keys = round_index_row(query), round_index_row(keys)
+            query = round_index_row(query)
         weights = linear(x, self.weights_proj.weight, mode).float() * (dims * heads)**-0.5
         dots = torch.bmm(query.to(mode.compute).flatten(1, 2), keys.to(mode.compute).transpose(1, 2))
         dots = dots.unflatten(1, (x.shape[1], heads))
@@ -347,25 +353,35 @@ class Attention(nn.Module):
         seen = (key[None] > here[:, None]) & (key[None] <= here[:, None] + W)
         seen &= (key[None] >= W) | (torch.arange(T, device=x.device)[:, None] >= W)
         scores = torch.where(seen[None, :, None], scores, NEVER)
-        index_loss = torch.zeros((), device=x.device)
-        rows = None
+        index_loss, rows, picked = torch.zeros((), device=x.device), None, None
         if self.ratio:
             rows = self.compressor(x, cos, sin, mode)
             if mode.rounded_kv:
                 rows = round_kv_row(rows, rope)
             rows = rows.to(mode.compute)
-            row_scores = torch.bmm(q.flatten(1, 2), rows.transpose(1, 2)).view(B, T, heads, -1).float()
             row = torch.arange(rows.shape[1], device=x.device)
             visible = row[None] < (torch.arange(T, device=x.device)[:, None] + 1) // self.ratio
+            best = None
             if self.ratio == 4:
-                index_loss, chosen = self.select(x, qr, cos, sin, scores, row_scores, visible, mode)
-                row_scores = torch.where(chosen[:, :, None], row_scores, NEVER)
+                index_loss, best = self.select(x, qr, q, cos, sin, scores, rows, visible, tables.get("probes"), mode)
+            if best is not None and mode.gathered:
+                k = best.shape[-1]
+                picked = take_rows(rows, best).view(B * T, k, hd)
+                row_scores = torch.bmm(q.view(B * T, heads, hd), picked.transpose(1, 2)).view(B, T, heads, k).float()
+                seen = best < (torch.arange(T, device=x.device)[:, None] + 1) // self.ratio
+                row_scores = torch.where(seen[:, :, None], row_scores, NEVER)
             else:
-                row_scores = torch.where(visible[None, :, None], row_scores, NEVER)
+                row_scores = torch.bmm(q.flatten(1, 2), rows.transpose(1, 2)).view(B, T, heads, -1).float()
+                seen = visible[None]
+                if best is not None:
+                    seen = seen & torch.zeros(B, *visible.shape, dtype=torch.bool, device=x.device).scatter(-1, best, True)
+                row_scores = torch.where(seen[:, :, None], row_scores, NEVER)
             scores = torch.cat([scores, row_scores], -1)
         probs = attention_weights(scores, self.attn_sink).to(mode.compute)
         out = torch.bmm(probs[..., :2 * W].reshape(-1, W * heads, 2 * W), window).view(B, T, heads, hd)
-        if rows is not None:
+        if picked is not None:
+            out = out + torch.bmm(probs[..., 2 * W:].flatten(0, 1), picked).view(B, T, heads, hd)
+        elif rows is not None:
             out = out + torch.bmm(probs[..., 2 * W:].flatten(1, 2), rows).view(B, T, heads, hd)
         out = rotate(out.float(), cos[:, None], -sin[:, None])
 
@@ -375,32 +391,67 @@ class Attention(nn.Module):
         low = torch.bmm(out, low.transpose(1, 2)).transpose(0, 1).reshape(B, T, -1)
         return linear(low, self.wo_b.weight, mode), index_loss
 
-    def select(self, x, qr, cos, sin, scores, row_scores, visible, mode):
-        """The rows each query sees [B or 1, T, rows], and the loss that teaches the indexer."""
+    def select(self, x, qr, q, cos, sin, scores, rows, visible, probes, mode):
+        """The loss that teaches the indexer, and each query's rows [B, T, topk] (invisible ones among them where too few
+        are visible), or None for all visible rows."""
         loss, topk = torch.zeros((), device=x.device), self.config.index_topk
-        if not mode.sparse and not mode.index_loss:
-            return loss, visible[None]
-        if mode.random_rows:
-            index = torch.rand(x.shape[0], *visible.shape, device=x.device)
-        else:
-            index = self.indexer(x, qr, cos, sin, mode)
-        index = torch.where(visible[None], index, NEVER)
+        choose = mode.sparse and rows.shape[1] > topk
+        if not choose and not mode.index_loss:
+            return loss, None
+        keys = self.indexer.keys(x, cos, sin, mode)
         if mode.index_loss:
-            with torch.no_grad():
-                full = torch.cat([scores, torch.where(visible[None, :, None], row_scores, NEVER)], -1)
-                target = attention_weights(full, self.attn_sink)[..., scores.shape[-1]:].sum(2)
-                target = target / target.sum(-1, keepdim=True).clamp_min(1e-9)
-            cross = -(target * torch.where(visible[None], torch.log_softmax(index, -1), 0.0)).sum(-1)
-            entropy = -(target * torch.log(target.clamp_min(1e-9))).sum(-1)
-            loss = (cross - entropy).mean()
-        if not mode.sparse or index.shape[-1] <= topk:
-            return loss, visible[None]
-        if mode.fused:
-            best = torch.topk(index.detach(), topk, dim=-1, sorted=False).indices
-        else:  # equal scores, often exact zeros: the lower row wins
-            best = torch.sort(index.detach(), dim=-1, descending=True, stable=True).indices[..., :topk]
-        chosen = torch.zeros_like(index, dtype=torch.bool).scatter(-1, best, True)
-        return loss, chosen & visible[None]
+            loss = self.distance(x, qr, q, cos, sin, scores, rows, visible, probes, keys, mode)
+        if not choose:
+            return loss, None
+        with torch.no_grad():
+            if mode.random_rows:
+                index = torch.rand(x.shape[0], *visible.shape, device=x.device)
+            else:
+                index = self.indexer(x, qr, cos, sin, keys, mode)
+            index = torch.where(visible[None], index, NEVER)
+            if mode.fused:
+                return loss, torch.topk(index, topk, dim=-1, sorted=False).indices
+            # equal scores, often exact zeros: the lower row wins
+            return loss, torch.sort(index, dim=-1, descending=True, stable=True).indices[..., :topk]
+
+    def distance(self, x, qr, q, cos, sin, scores, rows, visible, probes, keys, mode):
+        """Kullback-Leibler distance of the indexer's soft-max from the attention over all visible rows, at `probes`."""
+        with torch.no_grad():
+            batch = torch.arange(x.shape[0], device=x.device)[:, None]
+            seen = visible[probes]
+            row_scores = torch.bmm(q[batch, probes].flatten(1, 2), rows.transpose(1, 2)).float()
+            row_scores = row_scores.unflatten(1, (probes.shape[1], -1))
+            full = torch.cat([scores[batch, probes], torch.where(seen[:, :, None], row_scores, NEVER)], -1)
+            target = attention_weights(full, self.attn_sink)[..., scores.shape[-1]:].sum(2)
+            target = target / target.sum(-1, keepdim=True).clamp_min(1e-9)
+            x, qr = x[batch, probes], qr[batch, probes]
+        index = self.indexer(x, qr, cos[probes], sin[probes], keys, mode)
+        index = torch.where(seen, index, NEVER)
+        cross = -(target * torch.where(seen, torch.log_softmax(index, -1), 0.0)).sum(-1)
+        entropy = -(target * torch.log(target.clamp_min(1e-9))).sum(-1)
+        return (cross - entropy).mean()
+
+
+class TakeRows(torch.autograd.Function):
+    """rows [B, R, d], index [B, T, k] to [B, T, k, d]; the gradients of a row add up in float32."""
+
+    @staticmethod
+    def forward(ctx, rows, index):
+        flat = (index + torch.arange(rows.shape[0], device=rows.device)[:, None, None] * rows.shape[1]).flatten()
+        ctx.save_for_backward(flat)
+        ctx.shape, ctx.dtype = rows.shape, rows.dtype
+        return rows.flatten(0, 1)[flat].view(*index.shape, rows.shape[-1])
+
+    @staticmethod
+    def backward(ctx, grad):
+        (flat,) = ctx.saved_tensors
+        B, R, d = ctx.shape
+        total = torch.zeros(B * R, d, dtype=torch.float32, device=grad.device)
+        total = total.index_add(0, flat, grad.reshape(-1, d).float())
+        return total.view(B, R, d).to(ctx.dtype), None
+
+
+take_rows = TakeRows.apply
 
 
 def attention_weights(scores, sink):
@@ -572,10 +623,14 @@ class Model(nn.Module):
                                    for name in ("window", "compressed")}
         return self.tables[length]
 
-    def streams(self, ids, mode, run=None, stream_dtype=torch.float32):
+    def streams(self, ids, mode, run=None, stream_dtype=torch.float32, probes=None):
         """ids [B, T] to the trunk's streams, the indexers' losses and the loads. `run` wraps a block (compilation)."""
         x = self.embed.weight[ids].to(stream_dtype)[:, :, None].expand(-1, -1, self.config.hc_mult, -1)
         tables, losses, loads = self.rope(ids.shape[1], ids.device), [], []
+        if mode.index_loss:
+            if probes is None:
+                probes = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape[0], -1)
+            tables = tables | {"probes": probes}
         for block in self.layers:
             x, loss, load = run(block, x, ids, tables, mode) if run else block(x, ids, tables, mode)
             losses.append(loss)

@@ -325,7 +325,7 @@ def draw(maker, scenario):
     values = {slot: SLOTS[slot](maker) for slot in slots.split()}
     got = result(values, maker)
     text = got if isinstance(got, str) else json.dumps(got, ensure_ascii=False)
-    return name, fill(maker.pick(requests), values), arguments(values), text, fill(maker.pick(answers), values, got)
+    return name, fill(maker.pick(requests), values), arguments(values), text, fill(answers[0], values, got)
 
 
 def invented(maker):
@@ -355,7 +355,7 @@ def invented(maker):
         n=name, v=verb, o=name.split("_")[1], a=" and ".join(said) if len(said) < 3 else ", ".join(said))
     key = maker.pick(["id", "count", "status", "value", "state"])
     value = maker.number(4) if key in ("id", "count", "value") else maker.pick(["ready", "done", "waiting", "full", "empty"])
-    answer = maker.pick([f"Done. The {key} is {value}.", f"The result: {key} {value}.", f"The {key} is {value}."])
+    answer = f"Done. The {key} is {value}."
     return name, request[0].upper() + request[1:], arguments, json.dumps({key: value}), answer, entry
 
 
@@ -363,7 +363,7 @@ def pretty(schemas):
     return [{"name": name, "description": entry["description"], "parameters": entry["parameters"]} for name, entry in schemas.items()]
 
 
-MISSING = ["I do not have a tool for that.", "I am sorry, I have no tool that can do that.", "None of my tools can do that."]
+MISSING = "I do not have a tool for that."
 
 
 def tool_conversation(maker):
@@ -404,7 +404,7 @@ def tool_conversation(maker):
             tools = pretty({"roll_dice": CATALOGUE["roll_dice"]}) if name != "roll_dice" else pretty({"get_order": CATALOGUE["get_order"]})
         if name == "calculator":
             return tool_conversation(maker)
-        return ([user(request), says(maker.pick(MISSING), f"The user wants something that needs {name}. I only have "
+        return ([user(request), says(MISSING, f"The user wants something that needs {name}. I only have "
                                      f"{', '.join(tool['name'] for tool in tools)}. I cannot do that.")], tools, [])
     if kind > 0.82:  # no tool is needed
         messages, _, expect = maker.pick([maker.small_talk, maker.fact, maker.fact])()
@@ -417,13 +417,10 @@ def tool_conversation(maker):
         calls = [{"id": f"call_{first_id + at}", "name": step[0], "arguments": step[2]} for at, step in enumerate(steps)]
         wanted = " and ".join(f"{step[0]} with " + ", ".join(f"{key} {spoken(value)}" for key, value in step[2].items())
                               for step in steps)
-        call = {"role": "assistant", "content": maker.pick(["", "", "", "", "I will look.", "One moment."]) if rng.random() < .3 else "",
-                "reasoning": maker.pick(["I will call {w}.", "The user needs a tool. I call {w}.", "I use {w}."]).format(w=wanted),
-                "calls": calls}
+        call = {"role": "assistant", "content": "", "reasoning": f"I will call {wanted}.", "calls": calls}
         results = [{"role": "tool", "call_id": c["id"], "content": step[3]} for c, step in zip(calls, steps)]
         rng.shuffle(results)
-        answer = says(" ".join(step[4] for step in steps), maker.pick(["I have the result.", "The result is there. I answer the user.",
-                                                                      "Now I can answer."]))
+        answer = says(" ".join(step[4] for step in steps), "I have the result.")
         return [user(request), call] + results + [answer]
 
     requests = [step[1] for step in steps]

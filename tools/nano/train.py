@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Train ds4-nano on one GPU, in pieces of a few minutes.
 
-    python3 train.py --config config.json --data DIR --out DIR --seconds 480 [--resume DIR] [--length 2048] ...
+    python3 train.py --config config.json --data DIR --out DIR --seconds 480 [--resume DIR | F.gguf] [--length 2048] ...
 
 DIR of --data holds texts.jsonl, countries.json and tokenizer.json. A piece starts from the weights of --resume (weights
 only; optimizer state is rebuilt in a few dozen steps) or from scratch, runs until --seconds have passed since its start,
-and leaves in --out: weights-N.safetensors (bfloat16, each under 16 MiB), log.jsonl and samples.txt.
+and leaves in --out: weights-N.safetensors (bfloat16, each under 16 MiB), log.jsonl and samples.txt, and last the file
+`done`. With --long-batch each step also sees rows of --long-length tokens. With --after DIR a piece compiles, then waits
+for DIR/done and goes on from the weights there: so the compilation of one piece hides behind the training of another.
 
 Matrices are trained with Muon (momentum made orthogonal by Newton-Schulz iterations), everything else with Adam. The
 router's biases follow the load of the experts. Losses: next token, the MTP block's token after the next, and the
@@ -13,9 +15,15 @@ distillation of the attention over compressed rows into the indexers. Needs PyTo
 """
 
 import argparse
+import concurrent.futures
+import dataclasses
+import functools
 import json
+import lzma
+import multiprocessing
+import os
 import pathlib
-import threading
+import sys
 import time
 
 import numpy as np
@@ -28,6 +36,12 @@ from make_conversations import Maker
 from template import render
 from tokenizer import EOS, PAD, Tokenizer
 from train_state import fill_hash_tables, load_weights, save_weights
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # a CPU is enough to see that everything runs
+torch.set_float32_matmul_precision("high")
+if DEVICE == "cuda":
+    torch._dynamo.config.cache_size_limit = 64
+compiled = functools.partial(torch.compile, dynamic=False) if DEVICE == "cuda" else lambda function: function
 
 SAMPLES = [  # (messages, thinking)
     ("What is the capital of France?", False), ("What is the capital of France?", True),
@@ -55,7 +69,7 @@ def as_matrices(name, tensor, config):
     return tensor.reshape(-1, *tensor.shape[-2:])
 
 
-@torch.compile(dynamic=False)
+@compiled
 def orthogonalise(g):
     """Newton-Schulz: [n, rows, columns] to matrices with the same singular vectors and singular values near 1."""
     x = g.bfloat16()
@@ -95,20 +109,19 @@ class Muon:
 
 # ------------------------------------------------------------------------------------------------ the step
 
-@torch.compile(dynamic=False)
+@compiled
 def token_losses(hidden, weight, targets):
     logits = F.linear(hidden.bfloat16(), weight.bfloat16()).float()
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
 
 
-@torch.compile(dynamic=False)
 def token_losses_and_best(hidden, weight, targets):
     logits = F.linear(hidden.bfloat16(), weight.bfloat16()).float()
     loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
     return loss, logits.argmax(-1)
 
 
-compiled_block = torch.compile(nano.Block.forward, dynamic=False)
+compiled_block = compiled(nano.Block.forward)
 
 
 def shifted(x, by, fill):
@@ -123,23 +136,31 @@ class Trainer:
         fill_hash_tables(self.model, config)
         if args.resume:
             load_weights(self.model, args.resume)
-        self.model.cuda()
+        self.model.to(DEVICE)
         self.dtype = torch.bfloat16 if args.bf16_streams else torch.float32
+        self.fresh_optimizers()
+
+    def fresh_optimizers(self):
         named = list(self.model.named_parameters())
-        self.muon = Muon([(n, p) for n, p in named if is_matrix(n, p)], config)
+        self.muon = Muon([(n, p) for n, p in named if is_matrix(n, p)], self.config)
         rest = [p for n, p in named if not is_matrix(n, p)]
-        self.adam = torch.optim.AdamW(rest, lr=args.lr, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.0, fused=True)
+        fused = {"fused": True} if DEVICE == "cuda" else {}
+        self.adam = torch.optim.AdamW(rest, lr=self.args.lr, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.0, **fused)
 
     def mode(self, **more):
         a = self.args
-        return nano.Mode(**{"compute": torch.bfloat16, "sparse": a.sparse, "rounded_kv": a.rounded, "fused": True,
-                            "rounded_experts": a.rounded, "index_loss": True} | more)
+        return nano.Mode(**{"compute": torch.bfloat16 if DEVICE == "cuda" else torch.float32, "sparse": a.sparse,
+                            "rounded_kv": a.rounded, "fused": DEVICE == "cuda", "rounded_experts": a.rounded, "index_loss": True,
+                            "gathered": a.gathered} | more)
 
     def losses(self, ids, mask, texts, mode, run=compiled_block):
         """Mean losses: [text, conversation] of the next token and of the MTP block, indexer; and the experts' loads. The
         first `texts` rows are text. Each part is a mean over its own learned tokens: texts have many times more of them."""
         model = self.model
-        x, index_losses, loads = model.streams(ids, mode, run, self.dtype)
+        # The indexer learns at tokens that the model learns to predict, as far as there are, and at others.
+        order = torch.rand(ids.shape, device=ids.device) + (shifted(mask, 1, 0) > 0)
+        probes = torch.topk(order, min(ids.shape[1], 512 if ids.shape[1] <= 4096 else 1024), dim=1).indices
+        x, index_losses, loads = model.streams(ids, mode, run, self.dtype, probes)
 
         def parts(hidden, ahead):
             wanted = shifted(mask, ahead, 0).float()
@@ -150,8 +171,8 @@ class Trainer:
         index = sum(index_losses) / max(1, sum(r == 4 for r in self.config.compress_ratios))
         return loss, parts(hidden, 2), index, loads + [load]
 
-    def total(self, loss, mtp, index):
-        share = self.args.text_weight
+    def total(self, loss, mtp, index, texts):
+        share = self.args.text_weight if texts else 0.0
         weighted = [share * text + (1 - share) * talk for text, talk in (loss, mtp)]
         return weighted[0] + self.args.mtp_weight * weighted[1] + index
 
@@ -164,7 +185,7 @@ class Trainer:
         for batch, mode, run in ((few, self.mode(), compiled_block),
                                  ((ids[rows], mask[rows], 1), self.mode(compute=torch.float32, fused=False), None)):
             loss, mtp, index, _ = self.losses(*batch, mode, run)
-            self.total(loss, mtp, index).backward()
+            self.total(loss, mtp, index, 1).backward()
             grads.append({name: p.grad.clone() for name, p in self.model.named_parameters()})
             self.model.zero_grad()
         distance = {name: float((a - b).norm() / b.norm().clamp_min(1e-12)) for (name, a), b in
@@ -173,19 +194,24 @@ class Trainer:
         print("gradients, compiled against plain: median", round(worst[len(worst) // 2][1], 4), "largest",
               [(name, round(value, 3)) for name, value in worst[:12]], flush=True)
 
-    def step(self, ids, mask, texts, lr):
-        loss, mtp, index, loads = self.losses(ids, mask, texts, self.mode())
-        self.total(loss, mtp, index).backward()
+    def step(self, batches, lr):
+        """One step over batches of (ids, mask, text rows, weight). Returns the losses of the first and of the last."""
+        noted, every = [], []
+        for ids, mask, texts, weight in batches:
+            loss, mtp, index, loads = self.losses(ids, mask, texts, self.mode())
+            (weight * self.total(loss, mtp, index, texts)).backward()
+            noted.append([part.detach() for part in (*loss, *mtp, index)])
+            every.append(loads)
         parameters = list(self.model.parameters())
-        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         self.muon.step(lr)
         for group in self.adam.param_groups:
             group["lr"] = lr
         self.adam.step()
         for parameter in parameters:
             parameter.grad = None
-        self.balance(loads)
-        return torch.stack([*(part.detach() for part in (*loss, *mtp, index)), norm])
+        self.balance([sum(loads) for loads in zip(*every)])
+        return torch.stack([*noted[0], *noted[-1], norm])
 
     @torch.no_grad()
     def balance(self, loads):
@@ -203,23 +229,23 @@ def evaluate(trainer, streams, rows, mode, length, end_of_thinking):
     """Bits per byte of held-out texts, and per kind of held-out conversations: loss, right tokens, turns whose answer is
     right throughout (what greedy decoding would write after this reasoning), MTP drafts accepted."""
     model, out = trainer.model, {}
-    batch = max(1, trainer.args.batch // 2)
+    batch = max(1, 16384 // length)
 
     def scored(ids, mask):
-        x, _, _ = model.streams(ids, mode, compiled_block, trainer.dtype)
+        x, _, _ = model.streams(ids, mode, None, trainer.dtype)
         hidden = model.hidden(x, mode)
         loss, best = token_losses_and_best(hidden, model.head.weight, shifted(ids, 1, PAD))
-        draft_hidden, _, _ = model.mtp_hidden(x, shifted(ids, 1, PAD), mode, compiled_block)
+        draft_hidden, _, _ = model.mtp_hidden(x, shifted(ids, 1, PAD), mode)
         _, draft = token_losses_and_best(draft_hidden, model.head.weight, shifted(ids, 2, PAD))
         return loss, best, draft
 
-    for source in SOURCES:
+    for source in streams:
         stream, size = streams[source]
         stream = stream[:40 * length]
         count = len(stream) // length
         if count == 0:
             stream, count = np.pad(stream, (0, length - len(stream)), constant_values=PAD), 1
-        grid = torch.from_numpy(stream[:count * length].reshape(count, length).astype(np.int64)).cuda()
+        grid = torch.from_numpy(stream[:count * length].reshape(count, length).astype(np.int64)).to(DEVICE)
         total, seen, drafts = 0.0, 0, 0
         for at in range(0, count, batch):
             ids = grid[at:at + batch]
@@ -231,14 +257,14 @@ def evaluate(trainer, streams, rows, mode, length, end_of_thinking):
             drafts += int(((draft[:, :-2] == ids[:, 2:]) & good[:, 1:]).sum())
         tokens_per_byte = len(streams[source][0]) / size
         out[source] = {"loss": total / seen, "bits_per_byte": total / seen / np.log(2) * tokens_per_byte, "mtp": drafts / seen}
-    ids, mask, kinds = (torch.from_numpy(part.astype(np.int64)).cuda() for part in rows)
+    ids, mask, kinds = (torch.from_numpy(part.astype(np.int64)).to(DEVICE) for part in rows)
     sums = {kind: np.zeros(6) for kind in KIND_NAMES}
-    for at in range(0, len(ids) - len(ids) % batch, batch):
+    for at in range(0, len(ids), batch):
         b_ids, b_mask, b_kinds = ids[at:at + batch], mask[at:at + batch], kinds[at:at + batch]
         loss, best, draft = scored(b_ids, b_mask)
-        wanted = shifted(b_mask, 1, 0).bool()
+        wanted = shifted(b_mask, 1, 0) > 0
         right = best == shifted(b_ids, 1, PAD)
-        accepted = (draft == shifted(b_ids, 2, PAD)) & shifted(b_mask, 2, 0).bool() & wanted
+        accepted = (draft == shifted(b_ids, 2, PAD)) & (shifted(b_mask, 2, 0) > 0) & wanted
         for row in range(len(b_ids)):
             edges = torch.diff(F.pad(wanted[row].long(), (1, 1)))
             begins, ends = (edges == 1).nonzero()[:, 0].tolist(), (edges == -1).nonzero()[:, 0].tolist()
@@ -263,12 +289,12 @@ def sample(model, tokenizer, mode, most=80):
         [{"role": "system", "content": "You are a helpful assistant"}, {"role": "user", "content": question}], thinking=thinking)))
         for question, thinking in SAMPLES]
     length = -(-(max(map(len, prompts)) + most) // 128) * 128
-    ids = torch.full((len(prompts), length), PAD, device="cuda")
+    ids = torch.full((len(prompts), length), PAD, device=DEVICE)
     for row, prompt in enumerate(prompts):
         ids[row, :len(prompt)] = torch.tensor(prompt)
-    at = torch.tensor([len(prompt) for prompt in prompts], device="cuda")
-    done = torch.zeros(len(prompts), dtype=torch.bool, device="cuda")
-    every = torch.arange(len(prompts), device="cuda")
+    at = torch.tensor([len(prompt) for prompt in prompts], device=DEVICE)
+    done = torch.zeros(len(prompts), dtype=torch.bool, device=DEVICE)
+    every = torch.arange(len(prompts), device=DEVICE)
     for _ in range(most):
         x, _, _ = model.streams(ids, mode)
         best = model.logits(model.hidden(x[every, at - 1][:, None], mode), mode)[:, 0].argmax(-1)
@@ -292,19 +318,28 @@ def parse():
     parser.add_argument("--data", type=pathlib.Path, required=True)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--resume", default="")
+    parser.add_argument("--after", type=pathlib.Path, help="wait for this piece's end and go on from its weights")
     parser.add_argument("--seconds", type=float, default=480, help="wall time of the piece, start-up and measuring included")
     parser.add_argument("--measure-seconds", type=float, default=45, help="of which kept for measuring and saving")
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--batch", type=int, default=32, help="rows in a step")
-    parser.add_argument("--text-share", type=float, default=0.2, help="of the rows")
-    parser.add_argument("--text-weight", type=float, default=0.35, help="of the text rows in the loss")
+    parser.add_argument("--text-share", type=float, default=0.0625, help="of the rows")
+    parser.add_argument("--text-weight", type=float, default=0.15, help="of the text rows in the loss")
     parser.add_argument("--recall-chars", type=int, default=5000)
-    parser.add_argument("--recall-weight", type=float, default=10)
+    parser.add_argument("--kinds", default="", help="weights of kinds of conversations, such as fact=30,tool=20")
+    parser.add_argument("--long-batch", type=int, default=0, help="long rows in a step")
+    parser.add_argument("--long-length", type=int, default=16384)
+    parser.add_argument("--long-weight", type=float, default=0.5, help="of the long rows in the loss")
+    parser.add_argument("--long-recall-chars", type=int, default=46000)
+    parser.add_argument("--long-kinds", default="fact=20,compare=1,small_talk=2,arithmetic=4,lists=3,reading=1,recall=40,tool=10")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--lr-end", type=float, default=3e-4)
     parser.add_argument("--warmup", type=int, default=100)
     parser.add_argument("--mtp-weight", type=float, default=0.3)
     parser.add_argument("--sparse", action="store_true", help="attend to the indexer's rows only")
+    parser.add_argument("--gathered", action="store_true", help="with --sparse: read the chosen rows only")
+    parser.add_argument("--no-measure", action="store_true")
+    parser.add_argument("--cache", type=pathlib.Path, help="compiled kernels of another piece; --out gets this piece's")
     parser.add_argument("--rounded", action="store_true", help="rounded KV and indexer rows, MXFP4 experts")
     parser.add_argument("--bf16-streams", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
@@ -314,27 +349,78 @@ def parse():
     return parser.parse_args()
 
 
+class Batches:
+    """What a step sees: short rows, the first of them text, and perhaps long rows."""
+
+    def __init__(self, args, paths, streams):
+        self.args, self.streams, self.rng = args, streams, np.random.default_rng(args.seed)
+        self.texts = round(args.batch * args.text_share)
+        self.short = Workers(*paths, args.seed, args.length, args.recall_chars, kind_weights(args.kinds), 6, 8)
+        self.long = args.long_batch and Workers(*paths, f"{args.seed}.long", args.long_length, args.long_recall_chars,
+                                                kind_weights(args.long_kinds), 6, 1)
+
+    def next(self):
+        args = self.args
+        parts = zip(text_rows(self.streams, self.rng, self.texts, args.length), self.short.rows(args.batch - self.texts))
+        out = [(*on_device(*[np.concatenate(part) for part in parts][:2]), self.texts, 1.0)]
+        if self.long:
+            out.append((*on_device(*self.long.rows(args.long_batch)[:2]), 0, args.long_weight))
+        return out
+
+    def stop(self):
+        for workers in filter(None, (self.short, self.long)):
+            workers.stop()
+
+
+def kind_weights(text):
+    return dict(Maker.KINDS) | {name: float(value) for name, value in (part.split("=") for part in text.split(",") if part)}
+
+
+def on_device(ids, mask):
+    ids, mask = torch.from_numpy(ids.astype(np.int32)), torch.from_numpy(mask)
+    if DEVICE == "cuda":
+        ids, mask = ids.pin_memory().cuda(non_blocking=True), mask.pin_memory().cuda(non_blocking=True)
+    return ids.long(), mask
+
+
+def compile_all(trainer, args, note, begun):
+    """A step over empty rows of each shape at a rate of zero, so that all is compiled."""
+    if args.cache and args.cache.exists():
+        torch.compiler.load_cache_artifacts(lzma.decompress(args.cache.read_bytes()))
+    shapes = [(args.batch, args.length, round(args.batch * args.text_share))]
+    shapes += [(args.long_batch, args.long_length, 0)] * bool(args.long_batch)
+    for _ in range(2):
+        batches = [(torch.full((rows, length), PAD, device=DEVICE), torch.ones(rows, length, dtype=torch.uint8, device=DEVICE), texts, 0.0)
+                   for rows, length, texts in shapes]
+        trainer.step(batches, 0.0)
+    float(trainer.model.norm.weight.sum())
+    note(compiled=True, seconds=time.time() - begun)
+    if DEVICE == "cuda":
+        artifacts = torch.compiler.save_cache_artifacts()
+        packed = lzma.compress(artifacts[0], preset=1) if artifacts else b""
+        note(kernels=len(packed), seconds=time.time() - begun)
+        if 0 < len(packed) < 15 << 20:
+            (args.out / "kernels.xz").write_bytes(packed)
+
+
+def held_out(args, paths):
+    """Rows of held-out conversations, short and long, and the held-out streams, made by a process of its own."""
+    tokenizer = Tokenizer(paths[2])
+    out = {}
+    for name, length, chars, kinds, count in (("short", args.length, args.recall_chars, None, (1 << 18) // args.length),
+                                              ("long", args.long_length, args.long_recall_chars, {"recall": 1}, 16)):
+        rows = conversation_rows(*paths[:2], tokenizer, "heldout", 0, length, chars, kinds)
+        out[name] = [np.stack(part) for part in zip(*(next(rows) for _ in range(count)))] if count else None
+    out["streams"] = text_streams(paths[0], tokenizer, "heldout")
+    return out
+
+
 def main():
     begun, args = time.time(), parse()
     args.out.mkdir(parents=True, exist_ok=True)
-    torch.set_float32_matmul_precision("high")
-    torch._dynamo.config.cache_size_limit = 64
     config = nano.Config.load(args.config)
     paths = [str(args.data / name) for name in ("texts.jsonl", "countries.json", "tokenizer.json")]
-    weights = dict(Maker.KINDS, recall=args.recall_weight)
-    workers = Workers(*paths, args.seed, args.length, args.recall_chars, weights)
     tokenizer = Tokenizer(paths[2])
-    streams = text_streams(paths[0], tokenizer, "train")
-    held_rows = {}
-
-    def prepare():  # the held-out side, while the GPU compiles and trains
-        held_rows["streams"] = text_streams(paths[0], tokenizer, "heldout")
-        rows = conversation_rows(*paths[:2], tokenizer, "heldout", 0, args.length, args.recall_chars)
-        held_rows["rows"] = [np.stack(part) for part in zip(*(next(rows) for _ in range(max(args.batch, 131072 * 2 // args.length))))]
-    thread = threading.Thread(target=prepare)
-    thread.start()
-
-    trainer = Trainer(config, args)
     log = open(args.out / "log.jsonl", "w", encoding="utf-8")
 
     def note(**entry):
@@ -342,59 +428,83 @@ def main():
         log.write(text + "\n")
         log.flush()
         print(text, flush=True)
+
+    def save():
+        save_weights(trainer.model, args.out)
+        (args.out / "done").touch()
+    streams = text_streams(paths[0], tokenizer, "train")
+    batches = Batches(args, paths, streams)
+    held = concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    held_rows = None if args.no_measure else held.submit(held_out, args, paths)
+
+    trainer = Trainer(config, args)
     note(parameters=sum(p.numel() for p in trainer.model.parameters()), tokens={k: len(v[0]) for k, v in streams.items()},
          seconds=time.time() - begun)
-    rng = np.random.default_rng(args.seed)
-    texts = round(args.batch * args.text_share)
+    if args.resume:
+        state = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    compile_all(trainer, args, note, begun)
+    if args.after:
+        while not (args.after / "done").exists():
+            time.sleep(0.1)
+        load_weights(trainer.model, args.after)
+    elif args.resume:
+        trainer.model.load_state_dict(state)
+    trainer.fresh_optimizers()
     train_until = begun + args.seconds - args.measure_seconds
-    step, started, recent, tokens_done, last = 0, None, [], 0, time.time()
+    step, started, recent, tokens_done, last = 0, time.time(), [], 0, time.time()
+    note(started=started - begun)
     while step < args.max_steps:
         now = time.time()
         if now > train_until:
             break
-        if started is None and step == 3:
-            torch.cuda.synchronize()
-            started = now = last = time.time()
-            note(first_steps_seconds=now - begun)
-        progress = (now - started) / (train_until - started) if started else 0.0
-        lr = args.lr + (args.lr_end - args.lr) * min(1.0, progress)
+        lr = args.lr + (args.lr_end - args.lr) * min(1.0, (now - started) / (train_until - started))
         lr *= min(1.0, (step + 1) / args.warmup)
-        parts = zip(text_rows(streams, rng, texts, args.length), workers.rows(args.batch - texts))
-        ids, mask, _ = (np.concatenate(part) for part in parts)
-        ids = torch.from_numpy(ids.astype(np.int32)).pin_memory().cuda(non_blocking=True).long()
-        mask = torch.from_numpy(mask).pin_memory().cuda(non_blocking=True)
+        data = batches.next()
         if args.compare and step == 0:
-            trainer.compare_with_plain(ids, mask, texts)
+            trainer.compare_with_plain(*data[0][:3])
         if args.profile and step == 20:
             with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
                 for _ in range(3):
-                    trainer.step(ids, mask, texts, lr)
+                    trainer.step(data, lr)
                 torch.cuda.synchronize()
             print(profile.key_averages().table(sort_by="cuda_time_total", row_limit=30, max_name_column_width=90), flush=True)
-        recent.append(trainer.step(ids, mask, texts, lr))
-        tokens_done += ids.numel()
+        recent.append(trainer.step(data, lr))
+        tokens = sum(ids.numel() for ids, *_ in data)
+        tokens_done += tokens
         step += 1
         if step % 200 == 0 or step <= 3:
             mean = torch.stack(recent).mean(0).tolist()  # waits for the GPU
             elapsed, last = time.time() - last, time.time()
-            note(step=step, text=mean[0], talk=mean[1], mtp_text=mean[2], mtp_talk=mean[3], index=mean[4], norm=mean[5], lr=lr,
-                 tokens_per_second=round(len(recent) * args.batch * args.length / elapsed), seconds=time.time() - begun)
+            names = ["text", "talk", "mtp_text", "mtp_talk", "index", "long_text", "long_talk", "long_mtp_text", "long_mtp_talk",
+                     "long_index", "norm"]
+            note(step=step, **{name: value for name, value in zip(names, mean) if not (name.startswith("long") and not args.long_batch)},
+                 lr=lr, tokens_per_second=round(len(recent) * tokens / elapsed), seconds=time.time() - begun)
             recent = []
-    torch.cuda.synchronize()
-    note(steps=step, tokens=tokens_done, train_seconds=time.time() - (started or begun),
-         gpu_gib=torch.cuda.max_memory_allocated() / 2**30, queue=workers.queue.qsize())
-    workers.stop()
-    save_weights(trainer.model, args.out)
-    thread.join()
-    mode = trainer.mode(index_loss=False)
-    for name, result in evaluate(trainer, held_rows["streams"], held_rows["rows"], mode, args.length,
-                                 tokenizer.added["</think>"]).items():
-        note(kind=name, **{key: float(value) if not isinstance(value, int) else value for key, value in result.items()})
-    text = sample(trainer.model, tokenizer, trainer.mode(index_loss=False))
-    (args.out / "samples.txt").write_text(text, encoding="utf-8")
-    print(text)
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+        note(gpu_gib=torch.cuda.max_memory_allocated() / 2**30)
+    note(steps=step, tokens=tokens_done, train_seconds=time.time() - started)
+    batches.stop()
+    save()
+    if not args.no_measure:
+        measure(trainer, held_rows.result(), tokenizer, args, note)
     loads = [[round(float(b), 3) for b in block.ffn.gate.bias] for block in trainer.model.layers if not block.ffn.gate.hashed]
     note(biases=loads, seconds=time.time() - begun)
+    sys.stdout.flush()
+    log.close()
+    os._exit(0)  # not waiting for the processes that made data
+
+
+def measure(trainer, held_rows, tokenizer, args, note):
+    mode, end = trainer.mode(index_loss=False), tokenizer.added["</think>"]
+    for name, result in evaluate(trainer, held_rows["streams"], held_rows["short"], mode, args.length, end).items():
+        note(kind=name, **{key: float(value) if not isinstance(value, int) else value for key, value in result.items()})
+    for name, random_rows in (("long", False), ("long, random rows", True)) if args.long_batch else ():
+        result = evaluate(trainer, {}, held_rows["long"], dataclasses.replace(mode, random_rows=random_rows), args.long_length, end)
+        note(kind=name, **{key: float(value) for key, value in result["recall"].items()})
+    text = sample(trainer.model, tokenizer, mode)
+    (args.out / "samples.txt").write_text(text, encoding="utf-8")
+    print(text)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pathlib
 import numpy as np
 import torch
 
+import gguf_io
 import safetensors_io
 
 SHARD_BYTES = 15 << 20
@@ -35,17 +36,20 @@ def save_weights(model, folder):
         if name.endswith("tid2eid"):
             continue
         tensor = tensor.float() if tensor.dim() == 1 else tensor.bfloat16()
-        if shard and size + tensor.nbytes > SHARD_BYTES:
+        if shard and size + tensor.numel() * tensor.element_size() > SHARD_BYTES:
             safetensors_io.save(folder / f"weights-{number}.safetensors", shard)
             shard, size, number = {}, 0, number + 1
         shard[name] = tensor
-        size += tensor.nbytes
+        size += tensor.numel() * tensor.element_size()
     safetensors_io.save(folder / f"weights-{number}.safetensors", shard)
 
 
-def load_weights(model, folder):
-    state = {}
-    for path in sorted(pathlib.Path(folder).glob("weights-*.safetensors")):
+def load_weights(model, source):
+    """From a folder of shards, or from a GGUF file (rounded, as a start for more training)."""
+    source, state = pathlib.Path(source), {}
+    if source.is_file():
+        state = gguf_io.state_dict(source)
+    for path in sorted(source.glob("weights-*.safetensors")):
         state.update(safetensors_io.load(path)[0])
     lacking = model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=False)
     assert not lacking.unexpected_keys and all(name.endswith("tid2eid") for name in lacking.missing_keys), lacking
