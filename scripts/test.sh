@@ -2,7 +2,9 @@
 # Builds and runs tests: scripts/test.sh STEP...
 #   release   everything, optimized; all tests but those labelled deep
 #   parsers   what reads bytes from outside, under ASan and UBSan
-#   arm64     cross build; unit tests, fuzz corpora and tests labelled arm64 under qemu-user
+#   arm64     cross build of what needs only a compiler; its tests under qemu-user
+#   arm64_all the same with everything: programs, text, fuzz corpora, a golden set
+#   cuda      compiles the device code for one card, where there is an nvcc
 #   asan      all tests under ASan and UBSan
 #   tsan      tests with threads under TSan
 #   fuzz      every fuzz target for FUZZ_SECONDS (120)
@@ -31,15 +33,22 @@ fail() {
   failures+=("$1")
 }
 
+# Processor time of everything this script has run so far, in seconds.
+processor_seconds() {
+  times | awk 'END { split($1, u, /[ms]/); split($2, s, /[ms]/); printf "%d", u[1] * 60 + u[2] + s[1] * 60 + s[2] }'
+}
+
 # build PRESET [TARGET...]: configures and builds; says so and fails the step when that does not work.
 build() {
-  local preset=$1 start=$SECONDS
+  local preset=$1 start=$SECONDS before after
+  before=$(processor_seconds)
   shift
   local targets=()
   (( $# > 0 )) && targets=(--target "$@")
   if cmake --preset "$preset" ${configure[@]+"${configure[@]}"} >"$reports/configure-$preset.log" 2>&1 &&
      cmake --build "build/$preset" ${targets[@]+"${targets[@]}"}; then
-    echo "== $preset: built in $((SECONDS - start)) s"
+    after=$(processor_seconds)
+    echo "== $preset: built in $((SECONDS - start)) s, $((after - before)) s of processor time"
   else
     grep -A9 'CMake Error' "$reports/configure-$preset.log"
     fail "$preset: build"
@@ -78,17 +87,39 @@ step_asan() { build debug && run_ctest asan debug -LE '^deep$'; }
 
 step_tsan() { build tsan thread_tests && run_ctest tsan tsan -L '^threads$' -LE '^deep$'; }
 
+has_arm64() {
+  command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null && return
+  echo "== arm64: left out, no aarch64-linux-gnu-g++ or no qemu-aarch64 (scripts/install_packages.sh arm64)"
+  return 1
+}
+
 step_arm64() {
-  if ! command -v aarch64-linux-gnu-g++ >/dev/null || ! command -v qemu-aarch64 >/dev/null; then
-    echo "== arm64: left out, no aarch64-linux-gnu-g++ or no qemu-aarch64 (scripts/install_packages.sh arm64)"
+  has_arm64 || return 0
+  configure=(-DDS4_CORE_ONLY=ON)
+  build arm64 && run_ctest arm64 arm64 -L '^(unit|arm64)$' -LE '^deep$'
+  configure=()
+}
+
+step_arm64_all() {
+  has_arm64 || return 0
+  if ! scripts/arm64_sysroot.sh; then
+    fail "arm64_all: no utf8proc for arm64"
     return
   fi
   configure=(-DDS4_CORE_ONLY=OFF)
-  if ! scripts/arm64_sysroot.sh; then
-    echo "== arm64: no utf8proc for arm64, so only base, quant, gguf, backend and model are tested"
-    configure=(-DDS4_CORE_ONLY=ON)
-  fi
   build arm64 && run_ctest arm64 arm64 -L '^(unit|fuzz|arm64)$' -LE '^deep$'
+  configure=()
+}
+
+# One architecture, hardly optimised: does it compile? Results come from bench/gpu_check.sh on a card.
+step_cuda() {
+  if ! PATH=$PATH:/usr/local/cuda/bin command -v nvcc >/dev/null; then
+    echo "== cuda: left out, no nvcc"
+    return 0
+  fi
+  configure=(-DDS4_CORE_ONLY=ON -DDS4_CUDA_ARCHITECTURES=90a-real "-DCMAKE_CUDA_FLAGS=-Xcicc -O1 -Xptxas -O0" -DDS4_BUILD_TESTS=OFF
+             -DCMAKE_CXX_FLAGS_RELEASE=-O0)
+  build cuda ds4_backend && passed=$((passed + 1))
   configure=()
 }
 
