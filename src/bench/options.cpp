@@ -187,7 +187,7 @@ std::vector<Flag> frontier_flags(Options& o) {
       {{"--gen-tokens"}, "N", "tokens decoded at each [128]; 0: prefill only", count(o.gen_tokens, 0)},
       {{"--fill"},
        "N[,N...]",
-       "these frontiers instead, reached with random KV rows; --step-incr N prefills the last N tokens of each",
+       "these frontiers instead, filled with random KV rows; --step-incr N prefills the last N tokens",
        fill(o.fill)},
   };
 }
