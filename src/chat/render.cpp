@@ -185,7 +185,11 @@ class Renderer {
       out_.marker(wire::kEndThink);
     }
     DS4_RETURN_IF_ERROR(plain_text(turn, "an assistant", false));
-    if (!turn.tool_calls.empty()) DS4_RETURN_IF_ERROR(calls(turn.tool_calls));
+    if (!turn.tool_block.empty()) {
+      out_.segments(turn.tool_block);
+    } else if (!turn.tool_calls.empty()) {
+      DS4_RETURN_IF_ERROR(calls(turn.tool_calls));
+    }
     if (!turn.without_eos) out_.marker(wire::kEos);
     return {};
   }
