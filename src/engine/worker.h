@@ -135,6 +135,7 @@ class Worker {
   WorkerStats stats() const;
   std::int64_t context() const { return model_.context(); }
   int vocab() const { return model_.vocab(); }
+  int parallel() const { return options_.parallel; }
 
  private:
   using Clock = std::chrono::steady_clock;
