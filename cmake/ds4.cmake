@@ -8,7 +8,7 @@ set(DS4_SANITIZE "" CACHE STRING "Sanitizers, as for -fsanitize=")
 
 # Tests that read bytes from outside also run under ASan and UBSan; tests with threads also under TSan. Both kinds can
 # be built alone: targets parser_tests and thread_tests.
-set(DS4_PARSER_PARTS base gguf quant tokenizer chat convert server)
+set(DS4_PARSER_PARTS base gguf quant tokenizer chat convert)
 set(DS4_THREAD_PARTS base backend model engine server)
 
 find_package(Threads REQUIRED)

@@ -26,7 +26,7 @@ Result<ModelOptions> model_options(const ModelShape& shape, const EngineOptions&
   model.max_logit_rows = options.all_logits ? model.max_rows : options.sessions;
   model.max_sequences = options.sessions * (1 + options.snapshots);
   // A snapshot is a prefix of its session and shares its pages; the model counts one that is only begun for each.
-  model.max_tokens = options.kv_tokens != 0 ? std::max(options.kv_tokens, model.context) : options.sessions * model.context;
+  model.max_tokens = options.sessions * model.context;
   return model;
 }
 

@@ -46,9 +46,8 @@ struct EngineOptions {
   KvFormat kv = KvFormat::kPacked;  // how KV rows are stored; the official rounding
   int prefill_chunk = 0;            // tokens computed together; 0: 512
   bool all_logits = false;          // sessions can evaluate() whole chunks; costs chunk * vocabulary floats
-  int sessions = 1;               // conversations alive at once
-  int snapshots = 3;              // resume points kept per session
-  std::int64_t kv_tokens = 0;     // tokens of KV state in all of them together; 0: sessions * context
+  int sessions = 1;                 // conversations alive at once
+  int snapshots = 3;                // resume points kept per session
   BackendOptions backend;
   MemorySource memory;
 };

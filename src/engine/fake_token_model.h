@@ -72,7 +72,7 @@ class FakeTokenModel final : public TokenModel {
   std::function<std::optional<Error>()> fail_with;  // asked at the end of every forward
   std::function<std::optional<Error>(std::span<const TrackStep>)> on_forward;
   std::int64_t computed = 0;  // tokens, in all
-  int tracks = 0;                                   // alive
+  int tracks = 0;             // alive
 
  private:
   struct FakeTrack final : Track {

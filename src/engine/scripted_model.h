@@ -17,11 +17,11 @@
 namespace ds4 {
 
 struct ScriptRule {
-  std::string when;       // occurs in the last turn from outside; empty: always
-  std::string reasoning;  // said first when the prompt opens thinking
-  std::string reply;      // added tokens that it spells are those tokens
-  int token_ms = 0;       // time that each token takes
-  int prompt_ms = 0;      // time that each token of a prompt takes
+  std::string when;                     // occurs in the last turn from outside; empty: always
+  std::string reasoning;                // said first when the prompt opens thinking
+  std::string reply;                    // added tokens that it spells are those tokens
+  int token_ms = 0;                     // time that each token takes
+  int prompt_ms = 0;                    // time that each token of a prompt takes
   std::optional<std::int64_t> fail_at;  // computing this token of the answer is a device error
 };
 

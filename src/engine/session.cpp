@@ -133,8 +133,7 @@ Result<SyncReport> Session::advance(std::span<const TokenId> target, std::int64_
 Result<SyncStart> Session::go_back(std::span<const TokenId> wanted) {
   logits_.clear();
   const std::int64_t length = timeline_.size();
-  const std::int64_t here =
-      live_ == nullptr ? 0 : reachable(*live_, common_prefix(wanted, timeline_.tokens()));
+  const std::int64_t here = live_ == nullptr ? 0 : reachable(*live_, common_prefix(wanted, timeline_.tokens()));
   if (store_->reach(wanted) > here) {
     live_.reset();  // its slot may be the one that a copy needs
     StateStore::Start start = store_->take(wanted);

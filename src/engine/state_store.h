@@ -33,8 +33,8 @@ class StateStore {
     std::unique_ptr<Track> track;
     Timeline history;  // what the track holds
   };
-  /// A track at reach(target), which is not 0. Points on the way to `target` go on to serve, unless it is the end of an answer that
-  /// goes on, or there is no track for a copy.
+  /// A track at reach(target), which is not 0. Points on the way to `target` go on to serve, unless it is the end of an
+  /// answer that goes on, or there is no track for a copy.
   Start take(std::span<const TokenId> target);
   /// A fresh track; gives up points for it when there is none left.
   Result<std::unique_ptr<Track>> fresh();

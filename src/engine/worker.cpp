@@ -15,7 +15,7 @@ constexpr std::int64_t kFewestRows = 16;
 /// Until something has been measured.
 constexpr std::int64_t kFirstRows = 64;
 /// A state that is computed again in no time is not worth a place in the store.
-constexpr std::int64_t kShortestKept = 32;
+constexpr std::int64_t kShortestKept = 16;
 
 double seconds(std::chrono::steady_clock::duration time) { return std::chrono::duration<double>(time).count(); }
 

@@ -35,19 +35,19 @@
 namespace ds4 {
 
 struct WorkerOptions {
-  int parallel = 1;         // answers and prompts in work at once
-  int points = 3;           // resume points kept, all conversations together
-  int max_queue = 64;       // requests that wait
-  double slice = 0.4;       // seconds that a pass with a prompt should take at most
-  double mixed_slice = 0.2; // the same while answers are being written
-  int mixed_rows = 128;     // and at most so many prompt tokens then
+  int parallel = 1;          // answers and prompts in work at once
+  int points = 3;            // resume points kept, all conversations together
+  int max_queue = 64;        // requests that wait
+  double slice = 0.4;        // seconds that a pass with a prompt should take at most
+  double mixed_slice = 0.2;  // the same while answers are being written
+  int mixed_rows = 128;      // and at most so many prompt tokens then
 };
 
 /// A token of an answer.
 struct TokenEvent {
   TokenId token = 0;
   std::string_view bytes;
-  double logprob = 0;              // of the model, before temperature and adjustments; when asked for
+  double logprob = 0;             // of the model, before temperature and adjustments; when asked for
   std::vector<TokenLogprob> top;  // the same of the most probable ones
 };
 
@@ -59,12 +59,12 @@ struct Verdict {
 };
 
 enum class FinishReason {
-  kEnd,          // the model ended its answer
-  kListener,     // Verdict::stop
+  kEnd,       // the model ended its answer
+  kListener,  // Verdict::stop
   kMaxTokens,
   kContextFull,
   kCancelled,
-  kFailed,       // Finish::error says why
+  kFailed,  // Finish::error says why
 };
 
 struct Finish {

@@ -69,11 +69,11 @@ class AnswerStream final : public Listener {
   std::int64_t reasoning_tokens_ = 0;
   std::vector<TokenChoice> choices_;  // not yet given away
 
-  std::string said_;                                       // every byte so far
+  std::string said_;                                          // every byte so far
   std::vector<std::pair<std::size_t, std::size_t>> markers_;  // in said_: where added tokens stand, and their size
   std::string reasoning_;
-  std::vector<chat::ToolCall> calls_;     // of the block that is being read
-  std::vector<AnswerEvent> held_calls_;   // until their block is complete, when nothing is streamed
+  std::vector<chat::ToolCall> calls_;    // of the block that is being read
+  std::vector<AnswerEvent> held_calls_;  // until their block is complete, when nothing is streamed
   bool calls_shown_ = false;
 };
 

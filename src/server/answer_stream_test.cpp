@@ -10,8 +10,8 @@ namespace {
 using Kind = AnswerEvent::Kind;
 
 const Tokenizer& tokenizer() {
-  static const Tokenizer instance = testing_data::must_build(
-      testing_data::small_tables({"a b"}, {"<B>", "<E>", "<think>", "</think>", "｜DSML｜"}));
+  static const Tokenizer instance =
+      testing_data::must_build(testing_data::small_tables({"a b"}, {"<B>", "<E>", "<think>", "</think>", "｜DSML｜"}));
   return instance;
 }
 
@@ -64,7 +64,8 @@ struct Fed {
 };
 
 constexpr const char* kCall =
-    "\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"f\">\n<｜DSML｜parameter name=\"x\" string=\"true\">a</｜DSML｜parameter>\n"
+    "\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"f\">\n<｜DSML｜parameter name=\"x\" "
+    "string=\"true\">a</｜DSML｜parameter>\n"
     "</｜DSML｜invoke>\n</｜DSML｜tool_calls>";
 
 AnswerStream::Setup with_tools() {
@@ -215,7 +216,9 @@ TEST(ReplayMap, TheOldestGoFirst) {
     chat::Conversation conversation(1);
     conversation[0].tool_calls = {{id, "f", "{}"}};
     const bool found = map.restore(conversation) == 1;
-    if (found) EXPECT_EQ(conversation[0].reasoning, "why");
+    if (found) {
+      EXPECT_EQ(conversation[0].reasoning, "why");
+    }
     return found;
   };
   EXPECT_FALSE(known("a"));

@@ -16,7 +16,17 @@
 namespace ds4::server {
 
 enum class Action {
-  kRoot, kHealth, kMetrics, kModels, kProps, kTokenize, kDetokenize, kCountTokens, kChat, kCompletions, kResponses,
+  kRoot,
+  kHealth,
+  kMetrics,
+  kModels,
+  kProps,
+  kTokenize,
+  kDetokenize,
+  kCountTokens,
+  kChat,
+  kCompletions,
+  kResponses,
   kMessages,
 };
 
@@ -31,6 +41,7 @@ struct App::Route {
 namespace {
 
 constexpr std::size_t kMaxWaitingTasks = 256;
+constexpr std::size_t kMaxWaitingBytes = std::size_t{256} << 20;
 constexpr int kRequestThreads = 2;
 
 Dialect dialect_of(std::string_view path) {
@@ -84,8 +95,8 @@ App::App(ServerOptions options) : options_(std::move(options)), gate_(options_.g
 
 App::~App() {
   if (http_ != nullptr) http_->stop();
-  tasks_.reset();    // requests that are being read
-  worker_.reset();   // and answered: their listeners refer to the service
+  tasks_.reset();   // requests that are being read
+  worker_.reset();  // and answered: their listeners refer to the service
 }
 
 std::uint16_t App::port() const { return http_->port(); }
@@ -238,39 +249,55 @@ void App::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
     for (auto& header : gate_.cors(request)) reply.headers.push_back(std::move(header));
     return exchange->reply(std::move(reply));
   }
+  const std::size_t bytes = request.body.size();
+  if (waiting_bytes_.load() + bytes > kMaxWaitingBytes) {
+    return exchange->reply(refuse(request, {ApiError::kUnavailable, "too many large requests at once"}));
+  }
   auto shared = std::make_shared<HttpRequest>(std::move(request));
-  const bool taken = tasks_->run([this, route, shared, exchange] {
-    Headers cors = gate_.cors(*shared);
-    try {
-      switch (route->action) {
-        case Action::kChat: return service_->generate(Dialect::kChat, *shared, exchange, std::move(cors));
-        case Action::kCompletions: return service_->generate(Dialect::kCompletions, *shared, exchange, std::move(cors));
-        case Action::kResponses: return service_->generate(Dialect::kResponses, *shared, exchange, std::move(cors));
-        case Action::kMessages: return service_->generate(Dialect::kMessages, *shared, exchange, std::move(cors));
-        default: break;
-      }
-      HttpReply reply = answer(*route, *shared);
-      for (auto& header : cors) reply.headers.push_back(std::move(header));
-      exchange->reply(std::move(reply));
-    } catch (const std::exception& failure) {
-      log_.warn("failure", {{"id", shared->id}, {"what", failure.what()}});
-      exchange->reply(refuse(*shared, {ApiError::kServer, "the server failed to read this request"}));
-    }
+  waiting_bytes_ += bytes;
+  const bool taken = tasks_->run([this, route, shared, exchange, bytes] {
+    run_task(*route, *shared, exchange);
+    waiting_bytes_ -= bytes;
   });
-  if (!taken) exchange->reply(refuse(*shared, {ApiError::kUnavailable, "too many requests at once"}));
+  if (taken) return;
+  waiting_bytes_ -= bytes;
+  exchange->reply(refuse(*shared, {ApiError::kUnavailable, "too many requests at once"}));
+}
+
+/// A request thread.
+void App::run_task(const Route& route, const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) {
+  Headers cors = gate_.cors(request);
+  try {
+    switch (route.action) {
+      case Action::kChat: return service_->generate(Dialect::kChat, request, exchange, std::move(cors));
+      case Action::kCompletions: return service_->generate(Dialect::kCompletions, request, exchange, std::move(cors));
+      case Action::kResponses: return service_->generate(Dialect::kResponses, request, exchange, std::move(cors));
+      case Action::kMessages: return service_->generate(Dialect::kMessages, request, exchange, std::move(cors));
+      default: break;
+    }
+    HttpReply reply = answer(route, request);
+    for (auto& header : cors) reply.headers.push_back(std::move(header));
+    exchange->reply(std::move(reply));
+  } catch (const std::exception& failure) {
+    log_.warn("failure", {{"id", request.id}, {"what", failure.what()}});
+    exchange->reply(refuse(request, {ApiError::kServer, "the server failed to read this request"}));
+  }
 }
 
 HttpReply App::answer(const Route& route, const HttpRequest& request) {
   switch (route.action) {
-    case Action::kRoot: return {200, "text/plain; charset=utf-8", "ds4-server: see /health, /v1/models, /metrics\n", {}};
+    case Action::kRoot:
+      return {200, "text/plain; charset=utf-8", "ds4-server: see /health, /v1/models, /metrics\n", {}};
     case Action::kHealth: return health();
     case Action::kMetrics:
-      return {200, "text/plain; version=0.0.4; charset=utf-8",
+      return {200,
+              "text/plain; version=0.0.4; charset=utf-8",
               metrics_.text(state_ != State::kLoading && worker_ != nullptr ? worker_->stats() : WorkerStats{},
                             http_->counts(), state_ == State::kServing),
               {}};
     case Action::kModels:
-      return service_->models(request.path.size() > route.path.size() ? request.path.substr(route.path.size() + 1) : "");
+      return service_->models(request.path.size() > route.path.size() ? request.path.substr(route.path.size() + 1)
+                                                                      : "");
     case Action::kProps: return service_->props();
     case Action::kTokenize: return service_->tokenize(request);
     case Action::kDetokenize: return service_->detokenize(request);
@@ -310,7 +337,8 @@ void notify_system(std::string_view state) {
   const int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   if (fd < 0) return;
   const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + length);
-  const auto ignored = sendto(fd, state.data(), state.size(), MSG_NOSIGNAL, reinterpret_cast<sockaddr*>(&address), size);
+  const auto ignored =
+      sendto(fd, state.data(), state.size(), MSG_NOSIGNAL, reinterpret_cast<sockaddr*>(&address), size);
   static_cast<void>(ignored);
   close(fd);
 }

@@ -37,6 +37,7 @@ class App {
 
   std::optional<HttpReply> check(HttpRequest& request);
   void handle(HttpRequest request, std::shared_ptr<Exchange> exchange);
+  void run_task(const Route& route, const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
   HttpReply answer(const Route& route, const HttpRequest& request);
   HttpReply health() const;
   HttpReply preflight(const HttpRequest& request) const;
@@ -58,6 +59,7 @@ class App {
   std::unique_ptr<HttpServer> http_;
   std::atomic<State> state_{State::kLoading};
   std::atomic<bool> hurry_{false};
+  std::atomic<std::size_t> waiting_bytes_{0};  // of bodies at the request threads
 };
 
 /// Tells systemd about the state of the service, if it asked to be told.

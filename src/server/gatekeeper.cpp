@@ -72,13 +72,15 @@ bool Gatekeeper::host_allowed(std::string_view host) const {
   }
   const std::string plain = lower(name);
   if (is_loopback(plain) && plain != "::1") return true;
-  return std::ranges::any_of(options_.hosts,
-                             [&](const std::string& allowed) { return lower(allowed) == plain || lower(allowed) == lower(host); });
+  return std::ranges::any_of(options_.hosts, [&](const std::string& allowed) {
+    return lower(allowed) == plain || lower(allowed) == lower(host);
+  });
 }
 
 bool Gatekeeper::origin_allowed(std::string_view origin) const {
   const std::string plain = lower(origin);
-  return std::ranges::any_of(options_.origins, [&](const std::string& allowed) { return allowed == "*" || lower(allowed) == plain; });
+  return std::ranges::any_of(options_.origins,
+                             [&](const std::string& allowed) { return allowed == "*" || lower(allowed) == plain; });
 }
 
 bool Gatekeeper::key_allowed(const HttpRequest& request) const {

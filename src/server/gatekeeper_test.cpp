@@ -15,15 +15,35 @@ HttpRequest request(Headers headers) {
 
 TEST(Gatekeeper, HostsThatAreThisMachine) {
   const Gatekeeper gate({.keys = {}, .hosts = {"box.lan"}, .origins = {}});
-  for (const char* host : {"localhost", "localhost:8000", "LOCALHOST", "127.0.0.1", "127.0.0.1:1", "127.1.2.3",
-                           "[::1]", "[::1]:8000", "box.lan", "Box.Lan:8000"}) {
+  for (const char* host : {"localhost", "localhost:8000", "LOCALHOST", "127.0.0.1", "127.0.0.1:1", "127.1.2.3", "[::1]",
+                           "[::1]:8000", "box.lan", "Box.Lan:8000"}) {
     EXPECT_FALSE(gate.check(request({{"host", host}}), true)) << host;
   }
-  for (const char* host :
-       {"", "evil.example", "localhost.evil.example", "evil-localhost", "127.0.0.1.evil.example", "127.0.0.1x",
-        "0.0.0.0", "localhost.", "localhost:80x", "localhost:", "[::1", "[::1]x", "[::2]", "::1", "127.0.0", "127..0.1",
-        "127.0.0.1:80:80", "box.lan.evil", "xbox.lan", "192.168.0.1", "localhost evil", "user@localhost", "127.1",
-        "2130706433", "0177.0.0.1"}) {
+  for (const char* host : {"",
+                           "evil.example",
+                           "localhost.evil.example",
+                           "evil-localhost",
+                           "127.0.0.1.evil.example",
+                           "127.0.0.1x",
+                           "0.0.0.0",
+                           "localhost.",
+                           "localhost:80x",
+                           "localhost:",
+                           "[::1",
+                           "[::1]x",
+                           "[::2]",
+                           "::1",
+                           "127.0.0",
+                           "127..0.1",
+                           "127.0.0.1:80:80",
+                           "box.lan.evil",
+                           "xbox.lan",
+                           "192.168.0.1",
+                           "localhost evil",
+                           "user@localhost",
+                           "127.1",
+                           "2130706433",
+                           "0177.0.0.1"}) {
     EXPECT_EQ(gate.check(request({{"host", host}}), true), Refusal::kHost) << host;
   }
   EXPECT_EQ(gate.check(request({}), true), Refusal::kHost);
@@ -77,7 +97,8 @@ TEST(Gatekeeper, Keys) {
 
 TEST(Gatekeeper, LoopbackAddresses) {
   for (const char* address : {"127.0.0.1", "::1", "localhost", "127.9.9.9"}) EXPECT_TRUE(is_loopback(address));
-  for (const char* address : {"0.0.0.0", "::", "192.168.1.1", "10.0.0.1", "127.0.0.1.x"}) EXPECT_FALSE(is_loopback(address));
+  for (const char* address : {"0.0.0.0", "::", "192.168.1.1", "10.0.0.1", "127.0.0.1.x"})
+    EXPECT_FALSE(is_loopback(address));
 }
 
 }  // namespace

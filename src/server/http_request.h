@@ -15,10 +15,10 @@ struct HttpRequest {
   std::string target;  // as sent
   std::string path;    // without the query
   std::string query;
-  int minor = 1;       // of HTTP/1.x
-  Headers headers;     // names in lower case
+  int minor = 1;    // of HTTP/1.x
+  Headers headers;  // names in lower case
   std::string body;
-  std::string id;      // x-request-id of the client if it is a sane one, or ours
+  std::string id;  // x-request-id of the client if it is a sane one, or ours
 
   /// The first header of this (lower-case) name; empty when there is none.
   std::string_view header(std::string_view name) const {

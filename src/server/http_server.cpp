@@ -49,6 +49,7 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   void begin_stream(std::uint64_t request, HttpReply head);
   void send(std::uint64_t request, std::string bytes);
   void end_stream(std::uint64_t request);
+  void abandon(std::uint64_t request);
   void on_gone(std::uint64_t request, std::function<void()> callback);
   void on_silence(std::uint64_t request, std::function<void()> callback);
 
@@ -108,8 +109,13 @@ class ConnectionExchange final : public Exchange {
   void end_stream() override {
     post([](Connection& c, std::uint64_t r) { c.end_stream(r); });
   }
+  void abandon() override {
+    post([](Connection& c, std::uint64_t r) { c.abandon(r); });
+  }
   void on_gone(std::function<void()> callback) override {
-    post([callback = std::move(callback)](Connection& c, std::uint64_t r) mutable { c.on_gone(r, std::move(callback)); });
+    post([callback = std::move(callback)](Connection& c, std::uint64_t r) mutable {
+      c.on_gone(r, std::move(callback));
+    });
   }
   void on_silence(std::function<void()> callback) override {
     post([callback = std::move(callback)](Connection& c, std::uint64_t r) mutable {
@@ -138,7 +144,8 @@ class Server final : public HttpServer {
     ErrorCodeBoost error;
     const auto address = asio::ip::make_address(options_.host == "localhost" ? "127.0.0.1" : options_.host, error);
     const auto refuse = [&](std::string_view what) {
-      return Error{ErrorCode::kUsage, cat(what, " ", escaped(options_.host), " port ", options_.port, ": ", error.message())};
+      return Error{ErrorCode::kUsage,
+                   cat(what, " ", escaped(options_.host), " port ", options_.port, ": ", error.message())};
     };
     if (error) return refuse("expected an address to listen on, found");
     const Tcp::endpoint endpoint(address, options_.port);
@@ -380,6 +387,10 @@ void Connection::end_stream(std::uint64_t request) {
   if (!current(request) || state_ != State::kStreaming) return;
   if (minor_ != 0) write("0\r\n\r\n");
   answered();
+}
+
+void Connection::abandon(std::uint64_t request) {
+  if (current(request)) close();
 }
 
 void Connection::on_gone(std::uint64_t request, std::function<void()> callback) {

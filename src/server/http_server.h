@@ -27,6 +27,8 @@ class Exchange {
   virtual void begin_stream(HttpReply head) = 0;
   virtual void send(std::string bytes) = 0;
   virtual void end_stream() = 0;
+  /// There will be no answer: the connection is closed.
+  virtual void abandon() = 0;
   /// Called by the connections' thread when the client goes away before the answer is complete; at once if it has.
   virtual void on_gone(std::function<void()> callback) = 0;
   /// Called every so often while the answer is not complete and nothing was sent for `keepalive` seconds.
@@ -39,11 +41,11 @@ struct HttpOptions {
   HttpLimits limits;
   int max_connections = 1024;
   double head_seconds = 10;
-  double body_seconds = 10;               // and body_rate besides
-  double body_rate = 64 * 1024;           // bytes a second at least
+  double body_seconds = 10;      // and body_rate besides
+  double body_rate = 64 * 1024;  // bytes a second at least
   double idle_seconds = 75;
-  double write_seconds = 30;              // without any progress
-  std::size_t stream_buffer = 256 * 1024; // of a reader that does not keep up
+  double write_seconds = 30;               // without any progress
+  std::size_t stream_buffer = 256 * 1024;  // of a reader that does not keep up
   double keepalive_seconds = 5;
 };
 

@@ -28,7 +28,8 @@ std::string timestamp() {
 }  // namespace
 
 std::string log_value(std::string_view value) {
-  const bool plain = !value.empty() && value.find_first_of(" \"=\\") == std::string_view::npos && is_printable_utf8(value);
+  const bool plain =
+      !value.empty() && value.find_first_of(" \"=\\") == std::string_view::npos && is_printable_utf8(value);
   return plain ? std::string(value) : cat("\"", escaped(value, 400), "\"");
 }
 

@@ -15,7 +15,7 @@ namespace ds4::server {
 struct ServerOptions {
   std::string model;  // a path, already found
   EngineOptions engine;
-  int parallel = 0;    // 0: as many as memory has room for, at most kMostParallel
+  int parallel = 0;       // 0: as many as memory has room for, at most kMostParallel
   int resume_points = 3;  // for each of them
   bool warm_weights = false;
   int mixed_rows = 128;

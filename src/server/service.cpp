@@ -61,6 +61,24 @@ class Service::Generation : public std::enable_shared_from_this<Generation> {
   }
   ~Generation() { --service_.running_; }
 
+  /// An answer that cannot be put into words ends its connection; the engine's thread goes on.
+  void take(AnswerEvent event) {
+    try {
+      this->event(std::move(event));
+    } catch (const std::exception& failure) {
+      service_.log_.warn("failure", {{"id", id_}, {"what", failure.what()}});
+      exchange_->abandon();
+    }
+  }
+
+  void silence() {
+    const std::lock_guard lock(mutex_);
+    if (!writer_) return;
+    begin();
+    exchange_->send(writer_->keepalive());
+  }
+
+ private:
   void event(AnswerEvent event) {
     const std::lock_guard lock(mutex_);
     if (service_.trace_.on()) trace(event);
@@ -79,14 +97,6 @@ class Service::Generation : public std::enable_shared_from_this<Generation> {
     if (ends) exchange_->end_stream();
   }
 
-  void silence() {
-    const std::lock_guard lock(mutex_);
-    if (!writer_) return;
-    begin();
-    exchange_->send(writer_->keepalive());
-  }
-
- private:
   void begin() {
     if (begun_) return;
     begun_ = true;
@@ -125,10 +135,12 @@ class Service::Generation : public std::enable_shared_from_this<Generation> {
     traced_.add(event);
     if (event.kind != Kind::kEnd) return;
     std::string text = cat("reasoning: ", traced_.reasoning, "\ntext: ", traced_.text, "\n");
-    for (const Answer::Call& call : traced_.calls) text += cat("call ", call.id, " ", call.name, " ", call.arguments, "\n");
-    text += cat("ending: ", name_of(event.ending), " ", event.text, "\ncached ", event.usage.cached_tokens, " of ",
-                event.usage.prompt_tokens, ", ", event.usage.answer_tokens, " tokens in ",
-                milliseconds(event.usage.answer_seconds), " ms after ", milliseconds(event.usage.prompt_seconds), " ms\n");
+    for (const Answer::Call& call : traced_.calls)
+      text += cat("call ", call.id, " ", call.name, " ", call.arguments, "\n");
+    text +=
+        cat("ending: ", name_of(event.ending), " ", event.text, "\ncached ", event.usage.cached_tokens, " of ",
+            event.usage.prompt_tokens, ", ", event.usage.answer_tokens, " tokens in ",
+            milliseconds(event.usage.answer_seconds), " ms after ", milliseconds(event.usage.prompt_seconds), " ms\n");
     service_.trace_.write(id_, "answer", text);
   }
 
@@ -181,7 +193,8 @@ std::variant<GenerationRequest, ErrorInfo> Service::read(Dialect dialect, const 
 std::optional<ErrorInfo> Service::check_numbers(const GenerationRequest& request) const {
   const auto bad = [&](std::string_view field, std::int64_t id) {
     return ErrorInfo{ApiError::kInvalid,
-                     cat(field, ": expected token ids from 0 to ", worker_.vocab() - 1, ", found ", id), std::string(field)};
+                     cat(field, ": expected token ids from 0 to ", worker_.vocab() - 1, ", found ", id),
+                     std::string(field)};
   };
   for (const auto& [token, bias] : request.logit_bias) {
     if (token >= worker_.vocab()) return bad("logit_bias", token);
@@ -271,6 +284,10 @@ void Service::generate(Dialect dialect, const HttpRequest& http, std::shared_ptr
   if (const auto* error = std::get_if<ErrorInfo>(&outcome)) return exchange->reply(failure(dialect, *error, headers));
   Prepared& prepared = std::get<Prepared>(outcome);
   trace_.write(http.id, "prompt", prepared.text);
+  // What waits in the queue are tokens; the words they came from need not wait with them.
+  asked.conversation.clear();
+  asked.text.reset();
+  asked.tokens.reset();
 
   AnswerHeader header{random_hex(16), static_cast<std::int64_t>(std::time(nullptr)),
                       asked.model.empty() ? options_.model_id : chat::valid_utf8(asked.model)};
@@ -288,7 +305,7 @@ void Service::generate(Dialect dialect, const HttpRequest& http, std::shared_ptr
   setup.logprobs = asked.logprobs;
   setup.stop = asked.stop;
   setup.call_prefix = dialect == Dialect::kMessages ? "toolu_" : "call_";
-  setup.emit = [generation](AnswerEvent event) { generation->event(std::move(event)); };
+  setup.emit = [generation](AnswerEvent event) { generation->take(std::move(event)); };
 
   Request request = request_for(asked, std::move(prepared));
   request.listener = std::make_shared<AnswerStream>(std::move(setup));
@@ -309,8 +326,9 @@ void Service::generate(Dialect dialect, const HttpRequest& http, std::shared_ptr
   switch (worker_.submit(std::move(request))) {
     case Worker::Admission::kQueued: return;
     case Worker::Admission::kFull:
-      return exchange->reply(failure(
-          dialect, {ApiError::kQueueFull, cat("the queue is full: ", options_.queue, " requests are waiting")}, headers));
+      return exchange->reply(
+          failure(dialect, {ApiError::kQueueFull, cat("the queue is full: ", options_.queue, " requests are waiting")},
+                  headers));
     case Worker::Admission::kStopped:
       return exchange->reply(failure(dialect, {ApiError::kUnavailable, "the server is stopping"}, headers));
   }
@@ -403,15 +421,34 @@ Json Service::model_json(std::string_view id) const {
           {"top_provider",
            {{"context_length", context}, {"max_completion_tokens", std::min(options_.max_tokens, context)}}},
           {"supported_parameters",
-           {"max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "logprobs",
-            "top_logprobs", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "tools",
-            "tool_choice", "parallel_tool_calls", "reasoning", "reasoning_effort", "thinking", "stream"}}};
+           {"max_tokens",
+            "max_completion_tokens",
+            "temperature",
+            "top_p",
+            "top_k",
+            "min_p",
+            "seed",
+            "stop",
+            "logprobs",
+            "top_logprobs",
+            "presence_penalty",
+            "frequency_penalty",
+            "repetition_penalty",
+            "logit_bias",
+            "tools",
+            "tool_choice",
+            "parallel_tool_calls",
+            "reasoning",
+            "reasoning_effort",
+            "thinking",
+            "stream"}}};
 }
 
 HttpReply Service::models(std::string_view id) const {
   const std::vector<std::string> ids = {options_.model_id};
   if (id.empty()) {
-    return {200, "application/json",
+    return {200,
+            "application/json",
             dump({{"object", "list"},
                   {"data", Json::array({model_json(options_.model_id)})},
                   {"has_more", false},
@@ -429,7 +466,8 @@ HttpReply Service::models(std::string_view id) const {
 
 HttpReply Service::props() const {
   const Sampling& sampling = options_.sampling;
-  return {200, "application/json",
+  return {200,
+          "application/json",
           dump({{"default_generation_settings",
                  {{"n_ctx", worker_.context()},
                   {"params",

@@ -21,9 +21,9 @@ namespace ds4::server {
 
 struct ServiceOptions {
   std::string model_id = "deepseek-v4-flash";
-  Sampling sampling;                                      // where a request says nothing
-  std::int64_t max_tokens = 393216;                       // as well; never more than the context has room for
-  chat::Thinking thinking = chat::Thinking::kThinking;    // as well
+  Sampling sampling;                                    // where a request says nothing
+  std::int64_t max_tokens = 393216;                     // as well; never more than the context has room for
+  chat::Thinking thinking = chat::Thinking::kThinking;  // as well
   bool exact_replay = true;
   std::size_t replay_ids = 100000;
   int queue = 64;

@@ -101,7 +101,7 @@ std::string Connection::read_until(const std::string& text) {
   return in_;
 }
 
-Reply Connection::read_reply() {
+Reply Connection::read_reply(bool body) {
   Reply reply;
   while (true) {
     while (in_.find("\r\n\r\n") == std::string::npos) {
@@ -113,6 +113,8 @@ Reply Connection::read_reply() {
     reply.status = std::atoi(reply.head.substr(9, 3).c_str());
     if (reply.status != 100) break;
   }
+  reply.whole = !body;
+  if (!body) return reply;
   if (header(reply.head, "transfer-encoding") == "chunked") {
     while (true) {
       std::size_t line = in_.find("\r\n");
@@ -143,8 +145,9 @@ Reply Connection::read_reply() {
 }
 
 std::string http_post(const std::string& path, const std::string& body, const std::string& fields) {
-  return cat("POST ", path, " HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ",
-             body.size(), "\r\n", fields, "\r\n", body);
+  return cat("POST ", path,
+             " HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ", body.size(), "\r\n",
+             fields, "\r\n", body);
 }
 
 std::string http_get(const std::string& path, const std::string& fields) {
@@ -154,7 +157,7 @@ std::string http_get(const std::string& path, const std::string& fields) {
 Reply ask(int port, const std::string& request) {
   Connection connection(port);
   connection.send(request);
-  return connection.read_reply();
+  return connection.read_reply(!request.starts_with("HEAD "));
 }
 
 ServerProcess::ServerProcess(const std::vector<std::string>& arguments, const std::vector<std::string>& environment) {
@@ -180,7 +183,9 @@ ServerProcess::ServerProcess(const std::vector<std::string>& arguments, const st
     if (at != std::string::npos && text.find('\n', at) != std::string::npos) port_ = std::atoi(text.c_str() + at + 6);
     else std::this_thread::sleep_for(std::chrono::milliseconds(10));
     siginfo_t info{};
-    if (port_ == 0 && waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid != 0) break;
+    if (port_ == 0 && waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+        info.si_pid != 0)
+      break;
   }
 }
 
@@ -193,7 +198,8 @@ bool ServerProcess::ready() {
     if (port_ == 0) return false;
     if (ask(port_, http_get("/health")).status == 200) return true;
     siginfo_t info{};
-    if (waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid != 0) return false;
+    if (waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid != 0)
+      return false;
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
   return false;

@@ -25,7 +25,8 @@ class Connection {
   Connection& operator=(const Connection&) = delete;
 
   bool send(const std::string& bytes);
-  Reply read_reply();
+  /// `body` false: the answer to a HEAD.
+  Reply read_reply(bool body = true);
   /// Reads until `text` has come, or the end; everything read since the last reply.
   std::string read_until(const std::string& text);
   /// The other side has closed, within the time.

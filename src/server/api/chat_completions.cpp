@@ -23,7 +23,7 @@ void read_tool_calls(JsonReader& message, chat::Message& out) {
     if (!name || name->empty()) return inner.fail("name", "expected the name of a function");
     // Some clients send the arguments as an object.
     const Json* arguments = inner.value("arguments");
-    const std::string text = arguments == nullptr      ? "{}"
+    const std::string text = arguments == nullptr     ? "{}"
                              : arguments->is_string() ? arguments->get<std::string>()
                                                       : dump(*arguments);
     out.tool_calls.push_back({call.text("id").value_or(""), *name, text.empty() ? "{}" : text});
@@ -39,8 +39,8 @@ chat::Message read_message(const Json& value, const std::string& path, std::opti
     reader.fail("role", "expected a role");
     return message;
   }
-  message.role = role == "user"        ? chat::Role::kUser
-                 : role == "assistant" ? chat::Role::kAssistant
+  message.role = role == "user"                            ? chat::Role::kUser
+                 : role == "assistant"                     ? chat::Role::kAssistant
                  : role == "system" || role == "developer" ? chat::Role::kSystem
                                                            : chat::Role::kTool;
   const Json* content = reader.value("content");
@@ -256,9 +256,8 @@ std::string chat_body(const GenerationRequest& request, const AnswerHeader& head
                   {"refusal", nullptr}};
   if (!answer.reasoning.empty()) message["reasoning_content"] = answer.reasoning;
   for (const Answer::Call& call : answer.calls) {
-    message["tool_calls"].push_back({{"id", call.id},
-                                     {"type", "function"},
-                                     {"function", {{"name", call.name}, {"arguments", call.arguments}}}});
+    message["tool_calls"].push_back(
+        {{"id", call.id}, {"type", "function"}, {"function", {{"name", call.name}, {"arguments", call.arguments}}}});
   }
   Json out = chunk(header, "chat.completion");
   out["choices"] = Json::array({{{"index", 0},

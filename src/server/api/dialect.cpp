@@ -6,6 +6,12 @@ namespace ds4::server {
 
 std::string dump(const Json& value) { return value.dump(-1, ' ', false, Json::error_handler_t::replace); }
 
+std::string in_order(std::initializer_list<std::string> pieces) {
+  std::string out;
+  for (const std::string& piece : pieces) out += piece;
+  return out;
+}
+
 std::string sse(std::string_view name, const Json& data) {
   return name.empty() ? cat("data: ", dump(data), "\n\n") : cat("event: ", name, "\ndata: ", dump(data), "\n\n");
 }

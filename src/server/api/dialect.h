@@ -2,6 +2,7 @@
 // GenerationRequest, and from the events of an answer to bytes. Any thread.
 #pragma once
 
+#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <string>
@@ -68,6 +69,8 @@ std::string whole_body(const GenerationRequest& request, const AnswerHeader& hea
 
 /// JSON as it goes out: bytes that are no UTF-8 are replaced, never an exception.
 std::string dump(const Json& value);
+/// The pieces joined. They are made in their order, which those of a sum or of a call's arguments need not be.
+std::string in_order(std::initializer_list<std::string> pieces);
 /// One server-sent event; `name` may be empty.
 std::string sse(std::string_view name, const Json& data);
 

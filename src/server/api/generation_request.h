@@ -11,8 +11,6 @@
 
 #include "chat/message.h"
 #include "chat/render.h"
-#include "engine/sampler.h"
-#include "tokenizer/tokenizer.h"
 
 namespace ds4::server {
 
@@ -49,9 +47,9 @@ struct GenerationRequest {
   std::vector<std::string> stop;
 
   bool stream = false;
-  bool include_usage = false;       // chat, completions: a chunk with the usage at the end of a stream
-  bool reasoning_summary = false;   // responses: show the reasoning
-  bool reasoning_sealed = false;    // responses: give it away to be brought back
+  bool include_usage = false;                  // chat, completions: a chunk with the usage at the end of a stream
+  bool reasoning_summary = false;              // responses: show the reasoning
+  bool reasoning_sealed = false;               // responses: give it away to be brought back
   std::map<std::string, ToolKind> tool_kinds;  // responses: tools that are not plain functions, by name in the prompt
   bool logprobs = false;
   int top_logprobs = 0;

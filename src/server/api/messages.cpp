@@ -181,14 +181,10 @@ Json usage_json(const Usage& usage) {
 }
 
 Json message_json(const AnswerHeader& header, Json content, const Usage& usage) {
-  return {{"id", cat("msg_", header.id)},
-          {"type", "message"},
-          {"role", "assistant"},
-          {"model", header.model},
-          {"content", std::move(content)},
-          {"stop_reason", nullptr},
-          {"stop_sequence", nullptr},
-          {"usage", usage_json(usage)}};
+  return {{"id", cat("msg_", header.id)},  {"type", "message"},
+          {"role", "assistant"},           {"model", header.model},
+          {"content", std::move(content)}, {"stop_reason", nullptr},
+          {"stop_sequence", nullptr},      {"usage", usage_json(usage)}};
 }
 
 std::string_view stop_reason(Ending ending) {
@@ -212,16 +208,15 @@ class MessagesWriter final : public StreamWriter {
         return sse("message_start",
                    {{"type", "message_start"}, {"message", message_json(header_, Json::array(), event.usage)}});
       case Kind::kReasoning:
-        return enter(Open::kThinking, {{"type", "thinking"}, {"thinking", ""}, {"signature", ""}}) +
-               delta({{"type", "thinking_delta"}, {"thinking", event.text}});
+        return in_order({enter(Open::kThinking, {{"type", "thinking"}, {"thinking", ""}, {"signature", ""}}),
+                         delta({{"type", "thinking_delta"}, {"thinking", event.text}})});
       case Kind::kText:
-        return enter(Open::kText, {{"type", "text"}, {"text", ""}}) +
-               delta({{"type", "text_delta"}, {"text", event.text}});
+        return in_order({enter(Open::kText, {{"type", "text"}, {"text", ""}}),
+                         delta({{"type", "text_delta"}, {"text", event.text}})});
       case Kind::kCallStart:
-        return close() + open(Open::kCall, {{"type", "tool_use"},
-                                            {"id", event.id},
-                                            {"name", event.text},
-                                            {"input", Json::object()}});
+        return in_order(
+            {close(), open(Open::kCall,
+                           {{"type", "tool_use"}, {"id", event.id}, {"name", event.text}, {"input", Json::object()}})});
       case Kind::kCallArguments: return delta({{"type", "input_json_delta"}, {"partial_json", event.text}});
       case Kind::kCallEnd: return close();
       case Kind::kEnd: return end(event);
@@ -229,14 +224,14 @@ class MessagesWriter final : public StreamWriter {
     return {};
   }
 
-  std::string keepalive() override {
-    return begun_ ? sse("ping", {{"type", "ping"}}) : StreamWriter::keepalive();
-  }
+  std::string keepalive() override { return begun_ ? sse("ping", {{"type", "ping"}}) : StreamWriter::keepalive(); }
 
  private:
   enum class Open { kNothing, kThinking, kText, kCall };
 
-  std::string enter(Open what, Json block) { return open_ == what ? std::string() : close() + open(what, std::move(block)); }
+  std::string enter(Open what, Json block) {
+    return open_ == what ? std::string() : in_order({close(), open(what, std::move(block))});
+  }
   std::string open(Open what, Json block) {
     open_ = what;
     return sse("content_block_start",
@@ -257,13 +252,12 @@ class MessagesWriter final : public StreamWriter {
       return cat("event: error\ndata: ", error_body(Dialect::kMessages, error_of(event)), "\n\n");
     }
     const bool string = event.ending == Ending::kStopString;
-    return close() +
-           sse("message_delta",
-               {{"type", "message_delta"},
-                {"delta",
-                 {{"stop_reason", stop_reason(event.ending)}, {"stop_sequence", string ? Json(event.text) : Json()}}},
-                {"usage", usage_json(event.usage)}}) +
-           sse("message_stop", {{"type", "message_stop"}});
+    const Json delta = {{"stop_reason", stop_reason(event.ending)},
+                        {"stop_sequence", string ? Json(event.text) : Json()}};
+    return in_order(
+        {close(),
+         sse("message_delta", {{"type", "message_delta"}, {"delta", delta}, {"usage", usage_json(event.usage)}}),
+         sse("message_stop", {{"type", "message_stop"}})});
   }
 
   AnswerHeader header_;

@@ -8,7 +8,7 @@ namespace ds4::server {
 
 namespace {
 
-const std::vector<std::string> kTextTypes = {"input_text", "output_text", "text",
+const std::vector<std::string> kTextTypes = {"input_text",   "output_text",    "text",
                                              "summary_text", "reasoning_text", "refusal"};
 
 /// Input items become messages; what the assistant said in several items in a row is one message.
@@ -66,8 +66,8 @@ class InputReader {
     const auto name = reader.text("name");
     if (!name || name->empty()) return reader.fail("name", "expected the name of a function");
     const std::string space = reader.text("namespace").value_or("");
-    std::string arguments = custom ? dump({{"input", reader.text("input").value_or("")}})
-                                   : reader.text("arguments").value_or("{}");
+    std::string arguments =
+        custom ? dump({{"input", reader.text("input").value_or("")}}) : reader.text("arguments").value_or("{}");
     assistant().tool_calls.push_back(
         {reader.text("call_id").value_or(""), space.empty() ? *name : cat(space, ".", *name), std::move(arguments)});
   }
@@ -123,7 +123,8 @@ class InputReader {
   std::optional<FieldError>& error_;
 };
 
-void read_tool(JsonReader& tool, const std::string& space, std::vector<std::string>& tools, GenerationRequest& request) {
+void read_tool(JsonReader& tool, const std::string& space, std::vector<std::string>& tools,
+               GenerationRequest& request) {
   const std::string type = tool.text("type").value_or("function");
   const std::string name = tool.text("name").value_or("");
   const std::string full = space.empty() ? name : cat(space, ".", name);
@@ -146,9 +147,8 @@ void read_tool(JsonReader& tool, const std::string& space, std::vector<std::stri
   Json schema = {{"name", full}};
   if (const auto description = tool.text("description")) schema["description"] = *description;
   if (type == "custom") {
-    schema["parameters"] = {{"type", "object"},
-                            {"properties", {{"input", {{"type", "string"}}}}},
-                            {"required", Json::array({"input"})}};
+    schema["parameters"] = {
+        {"type", "object"}, {"properties", {{"input", {{"type", "string"}}}}}, {"required", Json::array({"input"})}};
   } else if (const Json* parameters = tool.value("parameters")) {
     schema["parameters"] = *parameters;
   }
@@ -347,8 +347,8 @@ class ResponsesWriter final : public StreamWriter {
     switch (event.kind) {
       case Kind::kBegin: {
         const Json response = items_.response("in_progress", Json::array(), nullptr);
-        return emit("response.created", {{"response", response}}) +
-               emit("response.in_progress", {{"response", response}});
+        return in_order({emit("response.created", {{"response", response}}),
+                         emit("response.in_progress", {{"response", response}})});
       }
       case Kind::kReasoning: return reasoning(event.text);
       case Kind::kText: return text(event.text);
@@ -390,7 +390,8 @@ class ResponsesWriter final : public StreamWriter {
   std::string reasoning(const std::string& piece) {
     std::string out;
     if (open_ != Open::kReasoning) {
-      out = close() + added(Open::kReasoning, items_.reasoning(index(), "", false));
+      out = close();
+      out += added(Open::kReasoning, items_.reasoning(index(), "", false));
       if (items_.summary()) {
         out += about("response.reasoning_summary_part.added", "rs_",
                      {{"summary_index", 0}, {"part", {{"type", "summary_text"}, {"text", ""}}}});
@@ -404,8 +405,9 @@ class ResponsesWriter final : public StreamWriter {
   std::string text(const std::string& piece) {
     std::string out;
     if (open_ != Open::kText) {
-      out = close() + added(Open::kText, items_.message(index(), "", false)) +
-            about("response.content_part.added", "msg_", {{"content_index", 0}, {"part", text_part("")}});
+      out = close();
+      out += added(Open::kText, items_.message(index(), "", false));
+      out += about("response.content_part.added", "msg_", {{"content_index", 0}, {"part", text_part("")}});
     }
     said_ += piece;
     return out + about("response.output_text.delta", "msg_",
@@ -429,26 +431,28 @@ class ResponsesWriter final : public StreamWriter {
       case Open::kReasoning: {
         std::string out;
         if (items_.summary()) {
-          out = about("response.reasoning_summary_text.done", "rs_", {{"summary_index", 0}, {"text", said_}}) +
-                about("response.reasoning_summary_part.done", "rs_",
-                      {{"summary_index", 0}, {"part", {{"type", "summary_text"}, {"text", said_}}}});
+          out = about("response.reasoning_summary_text.done", "rs_", {{"summary_index", 0}, {"text", said_}});
+          out += about("response.reasoning_summary_part.done", "rs_",
+                       {{"summary_index", 0}, {"part", {{"type", "summary_text"}, {"text", said_}}}});
         }
         return out + done(items_.reasoning(index(), said_, true));
       }
       case Open::kText:
-        return about("response.output_text.done", "msg_",
-                     {{"content_index", 0}, {"text", said_}, {"logprobs", Json::array()}}) +
-               about("response.content_part.done", "msg_", {{"content_index", 0}, {"part", text_part(said_)}}) +
-               done(items_.message(index(), said_, true));
+        return in_order(
+            {about("response.output_text.done", "msg_",
+                   {{"content_index", 0}, {"text", said_}, {"logprobs", Json::array()}}),
+             about("response.content_part.done", "msg_", {{"content_index", 0}, {"part", text_part(said_)}}),
+             done(items_.message(index(), said_, true))});
       case Open::kCall: {
         const Json item = items_.call(index(), call_, true);
         if (items_.is_custom(call_.name)) {
-          return about("response.custom_tool_call_input.delta", "ctc_", {{"delta", item["input"]}}) +
-                 about("response.custom_tool_call_input.done", "ctc_", {{"input", item["input"]}}) + done(item);
+          return in_order({about("response.custom_tool_call_input.delta", "ctc_", {{"delta", item["input"]}}),
+                           about("response.custom_tool_call_input.done", "ctc_", {{"input", item["input"]}}),
+                           done(item)});
         }
-        return about("response.function_call_arguments.done", "fc_",
-                     {{"name", item["name"]}, {"arguments", call_.arguments}}) +
-               done(item);
+        return in_order({about("response.function_call_arguments.done", "fc_",
+                               {{"name", item["name"]}, {"arguments", call_.arguments}}),
+                         done(item)});
       }
     }
     return {};

@@ -39,7 +39,8 @@ void read_sampling(JsonReader& reader, GenerationRequest& request) {
   request.min_p = reader.number("min_p", 0, 1);
   request.top_k = reader.integer("top_k", -1, std::numeric_limits<std::int32_t>::max());
   if (request.top_k == -1) request.top_k = 0;  // what some clients mean by "off"
-  request.seed = reader.integer("seed", std::numeric_limits<std::int64_t>::min(), std::numeric_limits<std::int64_t>::max());
+  request.seed =
+      reader.integer("seed", std::numeric_limits<std::int64_t>::min(), std::numeric_limits<std::int64_t>::max());
   request.presence_penalty = reader.number("presence_penalty", -2, 2).value_or(0);
   request.frequency_penalty = reader.number("frequency_penalty", -2, 2).value_or(0);
   const auto repetition = reader.number("repetition_penalty", 0.01, 100);
@@ -83,7 +84,7 @@ void read_thinking(JsonReader& reader, GenerationRequest& request) {
     } else {
       JsonReader inner(*thinking, reader.path_of("thinking"), reader.error());
       const auto type = inner.choice("type", {"enabled", "disabled", "adaptive", "auto"});
-      if (type) on = *type == "disabled" ? std::optional(false) : *type == "enabled" ? std::optional(true) : std::nullopt;
+      if (type == "enabled" || type == "disabled") on = type == "enabled";
     }
   }
   if (!on) on = reader.boolean("think");
