@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "tokenizer/segment.h"
+
 namespace ds4::chat {
 
 enum class Role { kSystem, kDeveloper, kUser, kAssistant, kTool, kLatestReminder };
@@ -38,6 +40,7 @@ struct Message {
 
   std::string reasoning;             // assistant
   std::vector<ToolCall> tool_calls;  // assistant
+  Prompt tool_block;                 // assistant: the calls exactly as the model wrote them; empty: written anew
   std::string call_id;               // tool: the call it answers
   std::vector<std::string> tools;    // system, developer: JSON text of each OpenAI `function` object
   std::string response_format;       // system, developer: JSON text of a schema; empty for none

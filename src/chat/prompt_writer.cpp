@@ -41,6 +41,13 @@ void PromptWriter::untrusted_replacing(std::string_view text, std::string_view f
   untrusted(text);
 }
 
+void PromptWriter::segments(const Prompt& recorded) {
+  for (const PromptSegment& segment : recorded) {
+    if (segment.kind == SegmentKind::kMarker) marker(segment.bytes);
+    else add(segment.kind, segment.bytes);
+  }
+}
+
 void PromptWriter::add(SegmentKind kind, std::string_view text) {
   if (text.empty()) return;
   if (!prompt_.empty() && prompt_.back().kind == kind) {

@@ -21,6 +21,9 @@ class PromptWriter {
   /// Anybody's text, with every `from` in it replaced by `to`.
   void untrusted_replacing(std::string_view text, std::string_view from, std::string_view to);
 
+  /// What the model wrote, as it was recorded.
+  void segments(const Prompt& recorded);
+
   Prompt take() { return std::move(prompt_); }
 
  private:

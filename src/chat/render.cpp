@@ -19,18 +19,12 @@ using Kind = ContentBlock::Kind;
 
 std::string_view task_token(Task task) {
   switch (task) {
-    case Task::kAction:
-      return wire::kAction;
-    case Task::kQuery:
-      return wire::kQuery;
-    case Task::kAuthority:
-      return wire::kAuthority;
-    case Task::kDomain:
-      return wire::kDomain;
-    case Task::kTitle:
-      return wire::kTitle;
-    case Task::kReadUrl:
-      return wire::kReadUrl;
+    case Task::kAction: return wire::kAction;
+    case Task::kQuery: return wire::kQuery;
+    case Task::kAuthority: return wire::kAuthority;
+    case Task::kDomain: return wire::kDomain;
+    case Task::kTitle: return wire::kTitle;
+    case Task::kReadUrl: return wire::kReadUrl;
   }
   return {};
 }
@@ -67,23 +61,15 @@ class Renderer {
   Status message(std::size_t i) {
     const Message& turn = turns_[i];
     switch (turn.role) {
-      case Role::kSystem:
-        DS4_RETURN_IF_ERROR(plain_text(turn, "a system", trusts_system_));
-        return instructions(turn);
+      case Role::kSystem: DS4_RETURN_IF_ERROR(plain_text(turn, "a system", trusts_system_)); return instructions(turn);
       case Role::kDeveloper:
         out_.marker(wire::kUser);
         DS4_RETURN_IF_ERROR(plain_text(turn, "a developer", trusts_system_));
         return instructions(turn);
-      case Role::kUser:
-        out_.marker(wire::kUser);
-        return blocks(turn.content);
-      case Role::kLatestReminder:
-        out_.marker(wire::kLatestReminder);
-        return plain_text(turn, "a reminder", false);
-      case Role::kAssistant:
-        return assistant(i);
-      case Role::kTool:
-        break;  // merge_turns leaves none
+      case Role::kUser: out_.marker(wire::kUser); return blocks(turn.content);
+      case Role::kLatestReminder: out_.marker(wire::kLatestReminder); return plain_text(turn, "a reminder", false);
+      case Role::kAssistant: return assistant(i);
+      case Role::kTool: break;  // merge_turns leaves none
     }
     DS4_CHECK(turn.role != Role::kTool);
     return {};
@@ -94,10 +80,8 @@ class Renderer {
       if (block.kind != Kind::kText) {
         return Error{ErrorCode::kUsage, cat("the content of ", what, " message: expected text only")};
       }
-      if (trusted)
-        out_.trusted(block.text);
-      else
-        out_.untrusted(block.text);
+      if (trusted) out_.trusted(block.text);
+      else out_.untrusted(block.text);
     }
     return {};
   }
@@ -133,19 +117,13 @@ class Renderer {
       if (i > 0) out_.ours("\n\n");
       const ContentBlock& block = content[i];
       switch (block.kind) {
-        case Kind::kText:
-          out_.untrusted(block.text);
-          break;
-        case Kind::kUnsupported:
-          unsupported(block);
-          break;
+        case Kind::kText: out_.untrusted(block.text); break;
+        case Kind::kUnsupported: unsupported(block); break;
         case Kind::kExtractedUrl:
           out_.marker(wire::kExtractedUrl);
           out_.untrusted(block.text);
           break;
-        case Kind::kToolResult:
-          DS4_RETURN_IF_ERROR(tool_result(block));
-          break;
+        case Kind::kToolResult: DS4_RETURN_IF_ERROR(tool_result(block)); break;
       }
     }
     return {};
@@ -185,7 +163,11 @@ class Renderer {
       out_.marker(wire::kEndThink);
     }
     DS4_RETURN_IF_ERROR(plain_text(turn, "an assistant", false));
-    if (!turn.tool_calls.empty()) DS4_RETURN_IF_ERROR(calls(turn.tool_calls));
+    if (!turn.tool_block.empty()) {
+      out_.segments(turn.tool_block);
+    } else if (!turn.tool_calls.empty()) {
+      DS4_RETURN_IF_ERROR(calls(turn.tool_calls));
+    }
     if (!turn.without_eos) out_.marker(wire::kEos);
     return {};
   }

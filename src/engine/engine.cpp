@@ -22,7 +22,8 @@ Result<ModelOptions> model_options(const ModelShape& shape, const EngineOptions&
   const std::int64_t chunk = options.prefill_chunk != 0 ? options.prefill_chunk : kDefaultChunk;
   if (chunk < 1) return Error{ErrorCode::kUsage, cat("a prefill chunk of ", chunk, " tokens: expected at least 1")};
   model.max_rows = static_cast<int>(std::min(chunk, model.context));
-  model.max_logit_rows = options.all_logits ? model.max_rows : 1;
+  model.max_rows = std::max(model.max_rows, options.sessions);  // a row for everybody
+  model.max_logit_rows = options.all_logits ? model.max_rows : options.sessions;
   model.max_sequences = options.sessions * (1 + options.snapshots);
   // A snapshot is a prefix of its session and shares its pages; the model counts one that is only begun for each.
   model.max_tokens = options.sessions * model.context;

@@ -46,8 +46,8 @@ struct EngineOptions {
   KvFormat kv = KvFormat::kPacked;  // how KV rows are stored; the official rounding
   int prefill_chunk = 0;            // tokens computed together; 0: 512
   bool all_logits = false;          // sessions can evaluate() whole chunks; costs chunk * vocabulary floats
-  int sessions = 1;
-  int snapshots = 3;  // resume points kept per session
+  int sessions = 1;                 // conversations alive at once
+  int snapshots = 3;                // resume points kept per session
   BackendOptions backend;
   MemorySource memory;
 };
@@ -77,6 +77,8 @@ class Engine {
   static Result<std::unique_ptr<Engine>> load(ModelFile file, const EngineOptions& options);
 
   Result<Session> new_session();
+  /// What a Worker drives, in place of sessions of one's own; lives as long as the engine.
+  TokenModel& token_model() { return *tokens_; }
 
   const ModelShape& shape() const { return file_.shape; }
   /// Null when the model has none.

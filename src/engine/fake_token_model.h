@@ -33,12 +33,15 @@ class FakeTokenModel final : public TokenModel {
 
   Result<std::unique_ptr<Track>> new_track() override { return make({}, 0); }
 
-  Status forward(Track& track, std::span<const TokenId> tokens, std::span<float> logits,
-                 const StepOptions& options) override {
+  Status forward(std::span<const TrackStep> steps, const StepOptions& options) override {
     const auto vocab_size = static_cast<std::size_t>(vocab());
-    DS4_CHECK(!tokens.empty() && static_cast<int>(tokens.size()) <= max_rows());
-    DS4_CHECK(logits.size() <= vocab_size * static_cast<std::size_t>(max_logit_rows()));
-    auto& state = static_cast<FakeTrack&>(track);
+    std::size_t rows = 0, logit_rows = 0;
+    for (const TrackStep& step : steps) {
+      DS4_CHECK(!step.tokens.empty());
+      rows += step.tokens.size();
+      logit_rows += step.logits.size() / vocab_size;
+    }
+    DS4_CHECK(rows <= static_cast<std::size_t>(max_rows()) && logit_rows <= static_cast<std::size_t>(max_logit_rows()));
     for (int layer = 1; layer <= layers(); ++layer) {
       if (before_layer) before_layer();
       if (options.cancel != nullptr && options.cancel->load()) return Error{ErrorCode::kCancelled, "cancelled"};
@@ -47,13 +50,10 @@ class FakeTokenModel final : public TokenModel {
     if (fail_with) {
       if (std::optional<Error> error = fail_with()) return std::move(*error);
     }
-    const std::size_t silent = tokens.size() - logits.size() / vocab_size;
-    for (std::size_t i = 0; i < tokens.size(); ++i) {
-      state.tokens.push_back(tokens[i]);
-      if (i >= silent) write_logits(state.tokens, logits.subspan((i - silent) * vocab_size, vocab_size));
+    if (on_forward) {
+      if (std::optional<Error> error = on_forward(steps)) return std::move(*error);
     }
-    state.written = std::max(state.written, state.length());
-    computed += static_cast<std::int64_t>(tokens.size());
+    for (const TrackStep& step : steps) append(static_cast<FakeTrack&>(*step.track), step.tokens, step.logits);
     return {};
   }
 
@@ -70,8 +70,9 @@ class FakeTokenModel final : public TokenModel {
 
   std::function<void()> before_layer;               // runs at every poll of the cancel flag
   std::function<std::optional<Error>()> fail_with;  // asked at the end of every forward
-  std::int64_t computed = 0;                        // tokens, in all
-  int tracks = 0;                                   // alive
+  std::function<std::optional<Error>(std::span<const TrackStep>)> on_forward;
+  std::int64_t computed = 0;  // tokens, in all
+  int tracks = 0;             // alive
 
  private:
   struct FakeTrack final : Track {
@@ -95,6 +96,17 @@ class FakeTokenModel final : public TokenModel {
     std::vector<TokenId> tokens;
     std::int64_t written;
   };
+
+  void append(FakeTrack& state, std::span<const TokenId> tokens, std::span<float> logits) {
+    const auto vocab_size = static_cast<std::size_t>(vocab());
+    const std::size_t silent = tokens.size() - logits.size() / vocab_size;
+    for (std::size_t i = 0; i < tokens.size(); ++i) {
+      state.tokens.push_back(tokens[i]);
+      if (i >= silent) write_logits(state.tokens, logits.subspan((i - silent) * vocab_size, vocab_size));
+    }
+    state.written = std::max(state.written, state.length());
+    computed += static_cast<std::int64_t>(tokens.size());
+  }
 
   Result<std::unique_ptr<Track>> make(std::vector<TokenId> history, std::int64_t written) {
     if (tracks == options_.max_tracks) return Error{ErrorCode::kOutOfMemory, "no track left"};

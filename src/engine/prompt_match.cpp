@@ -87,32 +87,70 @@ Result<std::vector<PromptPiece>> cut_prompt(const Tokenizer& tokenizer, std::spa
   return list.take();
 }
 
-PromptTokens match_prompt(const Tokenizer& tokenizer, std::span<const PromptPiece> pieces, const Timeline& timeline) {
-  const auto last_turn = std::find_if(pieces.rbegin(), pieces.rend(), [](const PromptPiece& p) { return p.untrusted; });
-  // The index of the piece whose first token is the start of the turn; none when nothing is from outside.
-  const std::size_t turn_piece = static_cast<std::size_t>(pieces.rend() - last_turn) - 1;
+namespace {
 
-  PromptTokens out;
-  Place place, resume;
+/// The index of the piece whose first token is the start of the turn; npos when nothing is from outside.
+std::size_t turn_piece(std::span<const PromptPiece> pieces) {
+  const auto last = std::find_if(pieces.rbegin(), pieces.rend(), [](const PromptPiece& p) { return p.untrusted; });
+  return static_cast<std::size_t>(pieces.rend() - last) - 1;
+}
+
+/// How far a timeline carries.
+struct Walk {
+  std::int64_t kept = 0;
+  Place resume;
+  std::int64_t turn_start = 0;
+};
+
+Walk walk(const Tokenizer& tokenizer, std::span<const PromptPiece> pieces, std::size_t turn, const Timeline& timeline) {
+  Walk out;
+  Place place;
   for (std::int64_t i = 0; i < timeline.size() && pass(tokenizer, pieces, timeline[i], place); ++i) {
     if (place.offset != 0 && !timeline.sampled(i)) continue;
     out.kept = i + 1;
-    resume = place;
-    if (place.offset == 0 && place.index == turn_piece) out.turn_start = out.kept;
+    out.resume = place;
+    if (place.offset == 0 && place.index == turn) out.turn_start = out.kept;
+  }
+  return out;
+}
+
+}  // namespace
+
+PromptTokens match_prompt(const Tokenizer& tokenizer, std::span<const PromptPiece> pieces,
+                          std::span<const Timeline* const> timelines) {
+  const std::size_t turn = turn_piece(pieces);
+  Walk best;
+  const Timeline* from = nullptr;
+  for (const Timeline* timeline : timelines) {
+    const Walk found = walk(tokenizer, pieces, turn, *timeline);
+    if (found.kept <= best.kept) continue;
+    best = found;
+    from = timeline;
   }
 
-  out.tokens.assign(timeline.tokens().begin(), timeline.tokens().begin() + out.kept);
-  for (; resume.index < pieces.size(); resume = {resume.index + 1, 0}) {
-    const PromptPiece& piece = pieces[resume.index];
-    if (resume.offset == 0 && resume.index == turn_piece) out.turn_start = static_cast<std::int64_t>(out.tokens.size());
+  PromptTokens out;
+  out.kept = best.kept;
+  out.turn_start = best.turn_start;
+  for (std::int64_t i = 0; i < best.kept; ++i) {
+    out.tokens.push_back((*from)[i]);
+    out.sampled.push_back(from->sampled(i));
+  }
+  for (Place at = best.resume; at.index < pieces.size(); at = {at.index + 1, 0}) {
+    const PromptPiece& piece = pieces[at.index];
+    if (at.offset == 0 && at.index == turn) out.turn_start = static_cast<std::int64_t>(out.tokens.size());
     if (piece.marker) {
       out.tokens.push_back(*piece.marker);
       continue;
     }
-    const std::vector<TokenId> rest = tokenizer.encode_text(std::string_view(piece.text).substr(resume.offset), false);
+    const std::vector<TokenId> rest = tokenizer.encode_text(std::string_view(piece.text).substr(at.offset), false);
     out.tokens.insert(out.tokens.end(), rest.begin(), rest.end());
   }
   return out;
+}
+
+PromptTokens match_prompt(const Tokenizer& tokenizer, std::span<const PromptPiece> pieces, const Timeline& timeline) {
+  const Timeline* one = &timeline;
+  return match_prompt(tokenizer, pieces, std::span(&one, 1));
 }
 
 }  // namespace ds4

@@ -31,6 +31,7 @@ Result<std::vector<PromptPiece>> cut_prompt(const Tokenizer& tokenizer, std::spa
 struct PromptTokens {
   std::vector<TokenId> tokens;  // the whole conversation
   std::int64_t kept = 0;        // how many of them were taken from the timeline without tokenizing
+  std::vector<bool> sampled;    // of those that were kept: which the model had sampled
   std::int64_t turn_start = 0;  // where the last run of text from outside begins; 0 when that is not a boundary
 };
 
@@ -38,5 +39,9 @@ struct PromptTokens {
 /// marker begins, or after a sampled token; tokenizes what follows. With nothing sampled the result is exactly the
 /// tokenization of the prompt.
 PromptTokens match_prompt(const Tokenizer& tokenizer, std::span<const PromptPiece> pieces, const Timeline& timeline);
+
+/// The same with whichever of the timelines keeps the most; the first one of equals.
+PromptTokens match_prompt(const Tokenizer& tokenizer, std::span<const PromptPiece> pieces,
+                          std::span<const Timeline* const> timelines);
 
 }  // namespace ds4

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <unordered_map>
 
 #include "base/rng.h"
 #include "base/text.h"
@@ -106,6 +107,34 @@ Status check_sampling(const Sampling& sampling) {
   if (!(sampling.top_p >= 0 && sampling.top_p <= 1)) return bad("top-p", sampling.top_p, "a number from 0 to 1 (off)");
   if (!(sampling.min_p >= 0 && sampling.min_p <= 1)) return bad("min-p", sampling.min_p, "a number from 0 (off) to 1");
   return {};
+}
+
+std::vector<float> adjusted(std::span<const float> logits, const LogitAdjustments& adjustments,
+                            std::span<const TokenId> prompt, std::span<const TokenId> generated) {
+  std::vector<float> out(logits.begin(), logits.end());
+  const auto at = [&](TokenId token) -> float& { return out[static_cast<std::size_t>(token)]; };
+  if (adjustments.repetition != 1) {
+    std::vector<bool> seen(out.size());
+    const auto repeat = [&](TokenId token) {
+      if (seen[static_cast<std::size_t>(token)]) return;
+      seen[static_cast<std::size_t>(token)] = true;
+      const auto factor = static_cast<float>(adjustments.repetition);
+      at(token) = at(token) > 0 ? at(token) / factor : at(token) * factor;
+    };
+    std::for_each(prompt.begin(), prompt.end(), repeat);
+    std::for_each(generated.begin(), generated.end(), repeat);
+  }
+  if (adjustments.presence != 0 || adjustments.frequency != 0) {
+    std::unordered_map<TokenId, int> counts;
+    for (const TokenId token : generated) ++counts[token];
+    for (const auto& [token, count] : counts) {
+      at(token) -= static_cast<float>(adjustments.presence + adjustments.frequency * count);
+    }
+  }
+  for (const auto& [token, bias] : adjustments.bias) {
+    at(token) = bias <= -100 ? -std::numeric_limits<float>::infinity() : at(token) + bias;
+  }
+  return out;
 }
 
 TokenId argmax(std::span<const float> logits) {

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -22,6 +23,20 @@ struct Sampling {
   double min_p = 0.05;       // 0: off
   std::uint64_t seed = 0;
 };
+
+/// What a request may do to the logits before they are sampled. Penalties look at what was generated; the repetition
+/// penalty at the prompt as well.
+struct LogitAdjustments {
+  double presence = 0;    // taken off once for each token that occurred
+  double frequency = 0;   // taken off for each time it occurred
+  double repetition = 1;  // divides positive and multiplies negative logits of tokens that occurred
+  std::vector<std::pair<TokenId, float>> bias;  // added; at or below -100 the token cannot come
+  bool any() const { return presence != 0 || frequency != 0 || repetition != 1 || !bias.empty(); }
+};
+
+/// The logits with the adjustments made. `prompt` and `generated` are the tokens so far.
+std::vector<float> adjusted(std::span<const float> logits, const LogitAdjustments& adjustments,
+                            std::span<const TokenId> prompt, std::span<const TokenId> generated);
 
 /// An Error that names the option, its value and what is allowed.
 Status check_sampling(const Sampling& sampling);

@@ -187,5 +187,24 @@ TEST(Logprobs, AreLogsOfTheSoftmax) {
   EXPECT_EQ(top_logprobs(logits, 99).size(), 4u);
 }
 
+TEST(LogitAdjustments, PenaltiesAndBias) {
+  const std::vector<float> logits = {1, 2, -1, 4, 0};
+  const std::vector<TokenId> prompt = {0, 2}, generated = {3, 3, 1};
+  LogitAdjustments none;
+  EXPECT_FALSE(none.any());
+  EXPECT_EQ(adjusted(logits, none, prompt, generated), logits);
+  LogitAdjustments openai;
+  openai.presence = 0.5;
+  openai.frequency = 0.25;
+  EXPECT_EQ(adjusted(logits, openai, prompt, generated), (std::vector<float>{1, 1.25f, -1, 3, 0}));
+  LogitAdjustments repetition;
+  repetition.repetition = 2;
+  EXPECT_EQ(adjusted(logits, repetition, prompt, generated), (std::vector<float>{0.5f, 1, -2, 2, 0}));
+  LogitAdjustments bias;
+  bias.bias = {{4, 7.0f}, {3, -100.0f}};
+  EXPECT_EQ(adjusted(logits, bias, prompt, generated), (std::vector<float>{1, 2, -1, -kInf, 7}));
+  EXPECT_EQ(argmax(adjusted(logits, bias, prompt, generated)), 4);
+}
+
 }  // namespace
 }  // namespace ds4

@@ -16,16 +16,6 @@ bool is_set(const std::atomic<bool>* flag) { return flag != nullptr && flag->loa
 
 Error cancelled() { return Error{ErrorCode::kCancelled, "cancelled"}; }
 
-std::int64_t common_prefix(std::span<const TokenId> a, std::span<const TokenId> b) {
-  return std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin();
-}
-
-/// The largest length at most `wanted` that `track` can be brought to without computing.
-std::int64_t reachable(const Track& track, std::int64_t wanted) {
-  if (track.length() <= wanted) return track.length();
-  return wanted >= track.rewind_floor() ? wanted : 0;
-}
-
 }  // namespace
 
 std::string_view sync_start_name(SyncStart start) {
@@ -40,8 +30,12 @@ std::string_view sync_start_name(SyncStart start) {
 }
 
 Result<Session> Session::create(TokenModel& model, const Tokenizer* tokenizer, int snapshots) {
-  DS4_ASSIGN_OR_RETURN(std::unique_ptr<Track> live, model.new_track());
-  return Session(model, tokenizer, snapshots, std::move(live));
+  auto store = std::make_unique<StateStore>(model, snapshots);
+  Session session(model, *store);
+  session.own_store_ = std::move(store);
+  session.tokenizer_ = tokenizer;
+  DS4_ASSIGN_OR_RETURN(session.live_, model.new_track());
+  return session;
 }
 
 std::span<const float> Session::logits() const {
@@ -51,7 +45,10 @@ std::span<const float> Session::logits() const {
 
 std::vector<std::int64_t> Session::snapshots() const {
   std::vector<std::int64_t> lengths;
-  for (const Snapshot& snapshot : snapshots_) lengths.push_back(snapshot.length);
+  for (const auto& history : store_->histories()) {
+    if (common_prefix(history->tokens(), timeline_.tokens()) == history->size()) lengths.push_back(history->size());
+  }
+  std::sort(lengths.begin(), lengths.end());
   return lengths;
 }
 
@@ -76,146 +73,143 @@ Result<SyncReport> Session::sync(std::span<const PromptSegment> prompt, const Sy
     return Error{ErrorCode::kUsage, "this model has no tokenizer: give token ids in place of text"};
   }
   DS4_ASSIGN_OR_RETURN(const std::vector<PromptPiece> pieces, cut_prompt(*tokenizer_, prompt));
-  const PromptTokens matched = match_prompt(*tokenizer_, pieces, timeline_);
-  return advance(matched.tokens, matched.turn_start, options);
+  const auto histories = store_->histories();
+  std::vector<const Timeline*> known = {&timeline_};
+  for (const auto& history : histories) known.push_back(history.get());
+  const PromptTokens matched = match_prompt(*tokenizer_, pieces, known);
+  return advance(matched.tokens, matched.turn_start, matched.sampled, options);
 }
 
 Result<SyncReport> Session::sync(std::span<const TokenId> tokens, const SyncOptions& options) {
-  return advance(tokens, 0, options);
+  return advance(tokens, 0, {}, options);
+}
+
+Result<SyncReport> Session::start(std::span<const TokenId> tokens, std::int64_t turn_start,
+                                  const std::vector<bool>& sampled) {
+  DS4_RETURN_IF_ERROR(check_tokens(tokens));
+  const auto total = static_cast<std::int64_t>(tokens.size());
+  const bool same = std::ranges::equal(tokens, timeline_.tokens());
+  SyncReport report{total, 0, total, SyncStart::kReady};
+  if (!same || !has_logits()) {
+    // A prompt that is all there still needs the logits of its last token: step back by one and compute that one again.
+    DS4_ASSIGN_OR_RETURN(report.start, go_back(tokens.first(tokens.size() - 1)));
+    report.reused = timeline_.size();
+    report.computed = total - report.reused;
+  }
+  target_.assign(tokens.begin(), tokens.end());
+  target_sampled_ = sampled;
+  target_sampled_.resize(target_.size(), false);
+  points_.clear();
+  if (turn_start - report.reused >= kSnapshotGap && total - turn_start >= kSnapshotGap) points_.push_back(turn_start);
+  points_.push_back(total);
+  return report;
 }
 
 Result<SyncReport> Session::advance(std::span<const TokenId> target, std::int64_t turn_start,
-                                    const SyncOptions& options) {
-  DS4_RETURN_IF_ERROR(check_tokens(target));
+                                    const std::vector<bool>& sampled, const SyncOptions& options) {
   if (is_set(options.cancel)) return cancelled();
-
-  const auto total = static_cast<std::int64_t>(target.size());
-  const std::int64_t common = common_prefix(target, timeline_.tokens());
-  if (common == total && total == timeline_.size() && has_logits())
-    return SyncReport{total, 0, total, SyncStart::kReady};
-
-  // A prompt that is all there still needs the logits of its last token: step back by one and compute that one again.
-  const SyncStart start = go_back(std::min(common, total - 1));
-  const std::int64_t reused = timeline_.size();
-
-  std::vector<std::int64_t> points;
-  if (turn_start - reused >= kSnapshotGap && total - turn_start >= kSnapshotGap) points.push_back(turn_start);
-  points.push_back(total);
-  DS4_RETURN_IF_ERROR(prefill(target, points, options));
-  return SyncReport{reused, total - reused, total, start};
-}
-
-SyncStart Session::go_back(std::int64_t wanted) {
-  logits_.clear();
-  const std::int64_t length = timeline_.size();
-  std::int64_t best = reachable(*live_, wanted);
-  std::size_t source = snapshots_.size();  // the live track
-  for (std::size_t i = 0; i < snapshots_.size(); ++i) {
-    const std::int64_t reach = reachable(*snapshots_[i].track, wanted);
-    if (reach > best) {
-      best = reach;
-      source = i;
-    }
-  }
-  const bool from_snapshot = source < snapshots_.size();
-  if (from_snapshot) {
-    resume_from(source, best);
-  } else {
-    DS4_CHECK(live_->rewind(best));
-  }
-  timeline_.truncate(best);
-  drop_snapshots_beyond(best);
-  if (best == length && length > 0) return SyncStart::kExtended;
-  if (best == 0) return SyncStart::kRebuilt;
-  return from_snapshot ? SyncStart::kSnapshot : SyncStart::kRewound;
-}
-
-void Session::resume_from(std::size_t snapshot, std::int64_t length) {
-  live_.reset();  // its slot may be the one that the fork needs
-  Snapshot& from = snapshots_[snapshot];
-  // A snapshot that goes on to serve is copied. One that lies beyond `length` would be dropped: it becomes the track.
-  if (from.length <= length) {
-    if (Result<std::unique_ptr<Track>> copy = from.track->fork(); copy.ok()) live_ = std::move(copy).value();
-  }
-  if (live_ == nullptr) {
-    live_ = std::move(from.track);
-    snapshots_.erase(snapshots_.begin() + static_cast<std::ptrdiff_t>(snapshot));
-  }
-  DS4_CHECK(live_->rewind(length));
-}
-
-Status Session::prefill(std::span<const TokenId> target, std::span<const std::int64_t> snapshot_points,
-                        const SyncOptions& options) {
-  const auto total = static_cast<std::int64_t>(target.size());
-  const std::int64_t first = timeline_.size();
-  std::vector<float> logits(static_cast<std::size_t>(model_->vocab()));
-  while (timeline_.size() < total) {
+  DS4_ASSIGN_OR_RETURN(const SyncReport report, start(target, turn_start, sampled));
+  const std::int64_t todo = pending();
+  std::vector<float> logits;
+  while (pending() > 0) {
     if (is_set(options.cancel)) return cancelled();
-    const std::int64_t at = timeline_.size();
-    const std::int64_t next_point = *std::upper_bound(snapshot_points.begin(), snapshot_points.end(), at);
-    const std::int64_t end = std::min(next_point, at + model_->max_rows());
-    const auto chunk = target.subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(end - at));
-
+    const std::int64_t done = todo - pending();
+    const std::span<const TokenId> chunk = next(model_->max_rows());
+    const auto rows = static_cast<std::int64_t>(chunk.size());
     StepOptions step{options.cancel, {}};
     if (options.progress) {
-      options.progress(at - first, total - first);
-      step.progress = [&](int layers_done) {
-        options.progress(at - first + (end - at) * layers_done / model_->layers(), total - first);
-      };
+      options.progress(done, todo);
+      step.progress = [&](int layers_done) { options.progress(done + rows * layers_done / model_->layers(), todo); };
     }
-    DS4_RETURN_IF_ERROR(forward(chunk, end == total ? std::span<float>(logits) : std::span<float>(), step));
-    for (const TokenId token : chunk) timeline_.append(token, false);
-    if (end == next_point) take_snapshot();
+    logits.assign(wants_logits(rows) ? static_cast<std::size_t>(model_->vocab()) : 0, 0.0f);
+    DS4_RETURN_IF_ERROR(forward(chunk, logits, step));
+    computed(rows, std::move(logits));
+  }
+  if (options.progress && todo > 0) options.progress(todo, todo);
+  return report;
+}
+
+/// To the longest beginning of `wanted` that needs no computing: here, or at a point of the store.
+Result<SyncStart> Session::go_back(std::span<const TokenId> wanted) {
+  logits_.clear();
+  const std::int64_t length = timeline_.size();
+  const std::int64_t here = live_ == nullptr ? 0 : reachable(*live_, common_prefix(wanted, timeline_.tokens()));
+  if (store_->reach(wanted) > here) {
+    live_.reset();  // its slot may be the one that a copy needs
+    StateStore::Start start = store_->take(wanted);
+    live_ = std::move(start.track);
+    timeline_ = std::move(start.history);
+    return SyncStart::kSnapshot;
+  }
+  if (live_ == nullptr) {
+    DS4_ASSIGN_OR_RETURN(live_, store_->fresh());
+  }
+  DS4_CHECK(live_->rewind(here));
+  timeline_.truncate(here);
+  if (here == 0) return SyncStart::kRebuilt;
+  return here == length ? SyncStart::kExtended : SyncStart::kRewound;
+}
+
+std::span<const TokenId> Session::next(std::int64_t rows) const {
+  const std::int64_t at = timeline_.size();
+  const auto point = std::upper_bound(points_.begin(), points_.end(), at);
+  const auto total = static_cast<std::int64_t>(target_.size());
+  const std::int64_t end = std::min({point == points_.end() ? total : *point, total, at + rows});
+  return std::span(target_).subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(end - at));
+}
+
+void Session::computed(std::int64_t rows, std::vector<float> logits) {
+  for (const std::int64_t end = timeline_.size() + rows; timeline_.size() < end;) {
+    const auto at = static_cast<std::size_t>(timeline_.size());
+    timeline_.append(target_[at], target_sampled_[at]);
   }
   logits_ = std::move(logits);
-  if (options.progress) options.progress(total - first, total - first);
+  if (std::binary_search(points_.begin(), points_.end(), timeline_.size())) store_->put_copy(timeline_, *live_);
+}
+
+Status Session::feed(TokenId sampled) {
+  DS4_RETURN_IF_ERROR(check_tokens(std::span(&sampled, 1)));
+  DS4_CHECK(pending() == 0);
+  if (timeline_.size() >= model_->context()) {
+    return Error{ErrorCode::kUsage, cat("the context of ", model_->context(), " tokens is full")};
+  }
+  points_.clear();
+  target_.push_back(sampled);
+  target_sampled_.push_back(true);
   return {};
 }
 
+void Session::retire() {
+  if (live_ == nullptr) return;
+  store_->put(timeline_, std::move(live_), true);
+  live_.reset();
+  timeline_ = {};
+  logits_.clear();
+  target_.clear();
+}
+
 Status Session::forward(std::span<const TokenId> tokens, std::span<float> logits, const StepOptions& options) {
-  Status status = model_->forward(*live_, tokens, logits, options);
-  if (!status.ok() && status.error().code == ErrorCode::kOutOfMemory && !snapshots_.empty()) {
-    snapshots_.clear();  // they hold pages that nobody has asked for; the live conversation goes first
-    status = model_->forward(*live_, tokens, logits, options);
+  const TrackStep step{live_.get(), tokens, logits};
+  Status status = model_->forward(std::span(&step, 1), options);
+  // Points hold pages that nobody has asked for; the live conversation goes first.
+  while (!status.ok() && status.error().code == ErrorCode::kOutOfMemory && store_->evict()) {
+    status = model_->forward(std::span(&step, 1), options);
   }
   return status;
 }
 
-void Session::take_snapshot() {
-  const std::int64_t length = timeline_.size();
-  if (max_snapshots_ == 0 || (!snapshots_.empty() && snapshots_.back().length == length)) return;
-  if (static_cast<int>(snapshots_.size()) == max_snapshots_) {
-    // The one closest to its predecessor goes: losing it costs the least. What stays is a ladder.
-    std::size_t victim = 0;
-    std::int64_t least = snapshots_[0].length;
-    for (std::size_t i = 1; i < snapshots_.size(); ++i) {
-      const std::int64_t gap = snapshots_[i].length - snapshots_[i - 1].length;
-      if (gap < least) {
-        least = gap;
-        victim = i;
-      }
-    }
-    snapshots_.erase(snapshots_.begin() + static_cast<std::ptrdiff_t>(victim));
-  }
-  // A snapshot is a convenience: without memory for it the session works on.
-  if (Result<std::unique_ptr<Track>> copy = live_->fork(); copy.ok()) {
-    snapshots_.push_back({std::move(copy).value(), length});
-  }
-}
-
-void Session::drop_snapshots_beyond(std::int64_t length) {
-  std::erase_if(snapshots_, [&](const Snapshot& snapshot) { return snapshot.length > length; });
-}
-
 Status Session::append(TokenId sampled, const std::atomic<bool>* cancel) {
-  DS4_RETURN_IF_ERROR(check_tokens(std::span(&sampled, 1)));
-  if (timeline_.size() >= model_->context()) {
-    return Error{ErrorCode::kUsage, cat("the context of ", model_->context(), " tokens is full")};
+  if (target_.size() != static_cast<std::size_t>(timeline_.size())) {
+    return Error{ErrorCode::kUsage, "nothing to continue: no prompt has been computed"};
   }
+  DS4_RETURN_IF_ERROR(feed(sampled));
   std::vector<float> logits(static_cast<std::size_t>(model_->vocab()));
-  DS4_RETURN_IF_ERROR(forward(std::span(&sampled, 1), logits, StepOptions{cancel, {}}));
-  timeline_.append(sampled, true);
-  logits_ = std::move(logits);
+  if (Status status = forward(next(1), logits, StepOptions{cancel, {}}); !status.ok()) {
+    target_.pop_back();  // the logits before it still hold
+    target_sampled_.pop_back();
+    return status;
+  }
+  computed(1, std::move(logits));
   return {};
 }
 
@@ -247,7 +241,10 @@ Result<GenerateReport> Session::generate(const GenerateOptions& options) {
 
 Status Session::evaluate(std::span<const TokenId> tokens, const RowCallback& on_row, const SyncOptions& options) {
   DS4_RETURN_IF_ERROR(check_tokens(tokens));
-  go_back(0);
+  DS4_ASSIGN_OR_RETURN([[maybe_unused]] const SyncStart from, go_back({}));
+  target_.assign(tokens.begin(), tokens.end());
+  target_sampled_.assign(tokens.size(), false);
+  points_.clear();
   const auto vocab = static_cast<std::size_t>(model_->vocab());
   const auto total = static_cast<std::int64_t>(tokens.size());
   const std::int64_t rows = std::min(model_->max_rows(), model_->max_logit_rows());

@@ -3,10 +3,14 @@
 //
 //   sync(prompt) ; generate()   and again, with the answer and the next question at the end of the prompt.
 //
-// Invariants: the live track holds exactly the tokens of timeline(); every snapshot is a prefix of it; logits(), when
-// there are any, are those after its last token. An error or a cancel leaves a shorter timeline that is still all of
-// this, and the next sync() picks up there.
-// One thread at a time; only the cancel flags may be set from another. Must not outlive its model and tokenizer.
+// A scheduler that computes many sessions in one forward pass takes the pieces that these are made of:
+//
+//   start(tokens) ; while pending(): computed(next rows, logits) ; feed(token) ; ...
+//
+// Invariants: the live track holds exactly the tokens of timeline(); logits(), when there are any, are those after its
+// last token. An error or a cancel leaves a shorter timeline that is still all of this, and the next sync() picks up
+// there. Resume points go to a StateStore: its own, or one that it shares.
+// One thread at a time; only the cancel flags may be set from another. Must not outlive its model, tokenizer and store.
 #pragma once
 
 #include <atomic>
@@ -19,6 +23,7 @@
 
 #include "base/result.h"
 #include "engine/sampler.h"
+#include "engine/state_store.h"
 #include "engine/timeline.h"
 #include "engine/token_model.h"
 #include "tokenizer/segment.h"
@@ -69,6 +74,8 @@ class Session {
  public:
   /// `tokenizer` may be null: then only token ids are taken. At most `snapshots` tracks are kept besides the live one.
   static Result<Session> create(TokenModel& model, const Tokenizer* tokenizer, int snapshots);
+  /// A session that starts from the points of `store` and leaves its own there. Driven piece by piece.
+  Session(TokenModel& model, StateStore& store) : model_(&model), store_(&store) {}
 
   /// Makes the timeline equal to the whole conversation and computes the logits after it.
   Result<SyncReport> sync(std::span<const PromptSegment> prompt, const SyncOptions& options = {});
@@ -81,6 +88,23 @@ class Session {
   TokenId sample_next(const Sampling& sampling) const { return sample(logits(), sampling, timeline_.size()); }
   Status append(TokenId sampled, const std::atomic<bool>* cancel = nullptr);
 
+  /// The pieces of sync(). start() goes back to where `tokens` and what is known part; the rest is pending.
+  /// `sampled` says of the first tokens whether the model had sampled them; `turn_start` is worth a resume point.
+  Result<SyncReport> start(std::span<const TokenId> tokens, std::int64_t turn_start = 0,
+                           const std::vector<bool>& sampled = {});
+  /// Puts a sampled token behind the others.
+  Status feed(TokenId sampled);
+  std::int64_t pending() const { return static_cast<std::int64_t>(target_.size()) - timeline_.size(); }
+  /// What to compute next, at most `rows` tokens: they end where a resume point is to be, or where logits are.
+  std::span<const TokenId> next(std::int64_t rows) const;
+  /// After next(rows) tokens nothing is pending: this step has to bring logits.
+  bool wants_logits(std::int64_t rows) const { return rows == pending(); }
+  Track& track() { return *live_; }
+  /// The next `rows` tokens are on the track. `logits` as wants_logits() says.
+  void computed(std::int64_t rows, std::vector<float> logits);
+  /// Leaves the live track in the store as the end of an answer. The session is over.
+  void retire();
+
   /// Starts over with `tokens` and hands out the logits after each of them, in order.
   using RowCallback = std::function<void(std::int64_t position, std::span<const float> logits)>;
   Status evaluate(std::span<const TokenId> tokens, const RowCallback& on_row, const SyncOptions& options = {});
@@ -89,34 +113,27 @@ class Session {
   bool has_logits() const { return !logits_.empty(); }
   /// After the last token; only when has_logits().
   std::span<const float> logits() const;
-  /// Lengths of the snapshots, ascending.
+  /// Lengths of the resume points of this timeline, ascending.
   std::vector<std::int64_t> snapshots() const;
 
  private:
-  struct Snapshot {
-    std::unique_ptr<Track> track;
-    std::int64_t length = 0;
-  };
-  Session(TokenModel& model, const Tokenizer* tokenizer, int snapshots, std::unique_ptr<Track> live)
-      : model_(&model), tokenizer_(tokenizer), max_snapshots_(snapshots), live_(std::move(live)) {}
-
   Status check_tokens(std::span<const TokenId> tokens) const;
-  Result<SyncReport> advance(std::span<const TokenId> target, std::int64_t turn_start, const SyncOptions& options);
-  SyncStart go_back(std::int64_t wanted);
-  void resume_from(std::size_t snapshot, std::int64_t length);
-  Status prefill(std::span<const TokenId> target, std::span<const std::int64_t> snapshot_points,
-                 const SyncOptions& options);
+  Result<SyncReport> advance(std::span<const TokenId> target, std::int64_t turn_start, const std::vector<bool>& sampled,
+                             const SyncOptions& options);
+  Result<SyncStart> go_back(std::span<const TokenId> wanted);
   Status forward(std::span<const TokenId> tokens, std::span<float> logits, const StepOptions& options);
-  void take_snapshot();
-  void drop_snapshots_beyond(std::int64_t length);
 
   TokenModel* model_;
-  const Tokenizer* tokenizer_;
-  int max_snapshots_;
+  const Tokenizer* tokenizer_ = nullptr;
+  std::unique_ptr<StateStore> own_store_;
+  StateStore* store_;
   std::unique_ptr<Track> live_;
   Timeline timeline_;
-  std::vector<float> logits_;        // [vocab], or empty
-  std::vector<Snapshot> snapshots_;  // by ascending length
+  std::vector<float> logits_;  // [vocab], or empty
+
+  std::vector<TokenId> target_;       // timeline() and what is pending
+  std::vector<bool> target_sampled_;  // [target_]
+  std::vector<std::int64_t> points_;  // where resume points are to be, ascending
 };
 
 }  // namespace ds4

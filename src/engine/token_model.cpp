@@ -1,5 +1,6 @@
 #include "engine/token_model.h"
 
+#include <algorithm>
 #include <vector>
 
 namespace ds4 {
@@ -36,22 +37,35 @@ class DeepSeekTokens final : public TokenModel {
     return std::unique_ptr<Track>(std::make_unique<SequenceTrack>(std::move(sequence)));
   }
 
-  Status forward(Track& track, std::span<const TokenId> tokens, std::span<float> logits,
-                 const StepOptions& options) override {
-    Sequence& sequence = static_cast<SequenceTrack&>(track).sequence();
-    const std::size_t silent = tokens.size() - logits.size() / static_cast<std::size_t>(vocab());
-    std::vector<BatchRow> rows(tokens.size());
-    for (std::size_t i = 0; i < rows.size(); ++i) {
-      rows[i] = {&sequence, tokens[i], sequence.length() + static_cast<std::int64_t>(i), i >= silent};
+  Status forward(std::span<const TrackStep> steps, const StepOptions& options) override {
+    const auto row = static_cast<std::size_t>(vocab());
+    std::vector<BatchRow> rows;
+    std::size_t wanted = 0;
+    for (const TrackStep& step : steps) {
+      Sequence& sequence = static_cast<SequenceTrack&>(*step.track).sequence();
+      const std::size_t silent = step.tokens.size() - step.logits.size() / row;
+      for (std::size_t i = 0; i < step.tokens.size(); ++i) {
+        rows.push_back({&sequence, step.tokens[i], sequence.length() + static_cast<std::int64_t>(i), i >= silent});
+      }
+      wanted += step.logits.size();
     }
     ForwardOptions forward_options;
     forward_options.cancel = options.cancel;
     forward_options.progress = options.progress;
-    return model_.forward(rows, logits, forward_options);
+    if (steps.size() == 1) return model_.forward(rows, steps.front().logits, forward_options);
+    together_.resize(wanted);
+    DS4_RETURN_IF_ERROR(model_.forward(rows, together_, forward_options));
+    auto from = together_.begin();
+    for (const TrackStep& step : steps) {
+      std::copy_n(from, step.logits.size(), step.logits.begin());
+      from += static_cast<std::ptrdiff_t>(step.logits.size());
+    }
+    return {};
   }
 
  private:
   Model& model_;
+  std::vector<float> together_;  // logits of all steps
 };
 
 }  // namespace

@@ -27,6 +27,13 @@ class Track {
   virtual Result<std::unique_ptr<Track>> fork() const = 0;
 };
 
+/// What one track does in a forward().
+struct TrackStep {
+  Track* track = nullptr;
+  std::span<const TokenId> tokens;
+  std::span<float> logits;  // receives those of the last logits.size() / vocab() tokens
+};
+
 struct StepOptions {
   const std::atomic<bool>* cancel = nullptr;
   std::function<void(int layers_done)> progress;
@@ -41,9 +48,9 @@ class TokenModel {
   virtual int max_rows() const = 0;        // tokens of one forward()
   virtual int max_logit_rows() const = 0;  // of them, with logits
   virtual Result<std::unique_ptr<Track>> new_track() = 0;
-  /// Appends `tokens` to the track, all or none. `logits` receives those of the last logits.size() / vocab() tokens.
-  virtual Status forward(Track& track, std::span<const TokenId> tokens, std::span<float> logits,
-                         const StepOptions& options) = 0;
+  /// Appends the tokens of every step to its track, all or none. Tracks differ; together at most max_rows() tokens and
+  /// max_logit_rows() rows of logits.
+  virtual Status forward(std::span<const TrackStep> steps, const StepOptions& options) = 0;
 };
 
 /// The real thing; `model` must outlive it.

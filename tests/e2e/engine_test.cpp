@@ -3,11 +3,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <condition_variable>
+#include <mutex>
 #include <random>
 #include <stdexcept>
 
 #include "base/text.h"
 #include "engine/engine.h"
+#include "engine/worker.h"
 #include "models.h"
 
 namespace ds4::e2e {
@@ -68,6 +71,64 @@ TEST(EngineOnWeights, AnySessionEqualsAFreshOne) {
   }
   EXPECT_GT(starts[static_cast<int>(SyncStart::kExtended)] + starts[static_cast<int>(SyncStart::kRewound)], 0);
   EXPECT_GT(starts[static_cast<int>(SyncStart::kSnapshot)], 0);
+}
+
+/// What a worker says about an answer: its tokens and how probable the model found them.
+class Told final : public Listener {
+ public:
+  void progress(std::int64_t, std::int64_t) override {}
+  Verdict begin() override { return {}; }
+  Verdict token(const TokenEvent& event) override {
+    said.emplace_back(event.token, event.logprob);
+    return {};
+  }
+  void done(const Finish&) override {
+    const std::lock_guard lock(mutex_);
+    ended_ = true;
+    changed_.notify_all();
+  }
+  void wait() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return ended_; });
+  }
+  std::vector<std::pair<TokenId, double>> said;
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool ended_ = false;
+};
+
+TEST(EngineOnWeights, AnAnswerDoesNotDependOnItsNeighboursInASingleBit) {
+  const auto answers = [](int parallel, int chunk) {
+    EngineOptions options;
+    options.context = 1024;
+    options.sessions = parallel;
+    options.prefill_chunk = chunk;
+    const std::unique_ptr<Engine> engine = load(token_model(), options);
+    Worker worker(engine->token_model(), nullptr, {.parallel = parallel, .points = 3 * parallel});
+    std::vector<std::shared_ptr<Told>> told;
+    for (std::size_t i = 0; i < 7; ++i) {
+      Request request;
+      const auto first = golden().tokens.begin() + static_cast<std::ptrdiff_t>(10 * i);
+      request.prompt = Worker::as_given({first, first + 60 + static_cast<std::ptrdiff_t>(31 * i)});
+      request.max_tokens = 12 + static_cast<std::int64_t>(i);
+      request.sampling.seed = i;
+      request.logprobs = true;
+      request.listener = told.emplace_back(std::make_shared<Told>());
+      EXPECT_EQ(worker.submit(std::move(request)), Worker::Admission::kQueued);
+    }
+    std::vector<std::vector<std::pair<TokenId, double>>> out;
+    for (const auto& one : told) {
+      one->wait();
+      out.push_back(one->said);
+    }
+    return out;
+  };
+  const auto alone = answers(1, 512);
+  ASSERT_EQ(alone[6].size(), 18u);
+  EXPECT_EQ(answers(5, 100), alone);
+  EXPECT_EQ(answers(3, 17), alone);
 }
 
 TEST(EngineOnWeights, ACancelledPrefillGoesOnWhereItStopped) {

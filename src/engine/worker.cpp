@@ -1,0 +1,330 @@
+#include "engine/worker.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+
+#include "base/text.h"
+
+namespace ds4 {
+
+namespace {
+
+/// Fewer prompt rows than this in one pass are not worth a pass, however slow the machine.
+constexpr std::int64_t kFewestRows = 16;
+/// Until something has been measured.
+constexpr std::int64_t kFirstRows = 64;
+/// A state that is computed again in no time is not worth a place in the store.
+constexpr std::int64_t kShortestKept = 16;
+
+double seconds(std::chrono::steady_clock::duration time) { return std::chrono::duration<double>(time).count(); }
+
+}  // namespace
+
+/// A request from the queue to its end.
+struct Worker::Job {
+  Job(Request r, TokenModel& model, StateStore& store) : request(std::move(r)), session(model, store) {}
+  bool cancelled() const { return request.cancel->load(std::memory_order_relaxed); }
+
+  Request request;
+  Session session;
+  Finish finish;
+  bool reading = true;  // the prompt is not all there yet
+  bool over = false;
+  bool greedy = false;  // for the next token
+  std::deque<TokenId> forced;
+  std::vector<TokenId> answer;
+  Clock::time_point arrived = Clock::now(), started, answering;
+};
+
+Worker::Worker(TokenModel& model, const Tokenizer* tokenizer, const WorkerOptions& options)
+    : model_(model), tokenizer_(tokenizer), options_(options), store_(model, options.points) {
+  thread_ = std::thread([this] {
+    pthread_setname_np(pthread_self(), "ds4-engine");
+    run();
+  });
+}
+
+Worker::~Worker() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  wake_.notify_all();
+  thread_.join();
+}
+
+Result<PromptTokens> Worker::match(std::span<const PromptSegment> prompt) const {
+  if (tokenizer_ == nullptr) {
+    return Error{ErrorCode::kUsage, "this model has no tokenizer: give token ids in place of text"};
+  }
+  DS4_ASSIGN_OR_RETURN(const std::vector<PromptPiece> pieces, cut_prompt(*tokenizer_, prompt));
+  const auto histories = store_.histories();
+  std::vector<const Timeline*> known;
+  for (const auto& history : histories) known.push_back(history.get());
+  return match_prompt(*tokenizer_, pieces, known);
+}
+
+PromptTokens Worker::as_given(std::vector<TokenId> tokens) {
+  PromptTokens prompt;
+  prompt.tokens = std::move(tokens);
+  return prompt;
+}
+
+Worker::Admission Worker::submit(Request request) {
+  auto job = std::make_unique<Job>(std::move(request), model_, store_);
+  {
+    const std::lock_guard lock(mutex_);
+    if (stop_) return Admission::kStopped;
+    if (queue_.size() >= static_cast<std::size_t>(options_.max_queue)) return Admission::kFull;
+    queue_.push_back(std::move(job));
+    stats_.queued = static_cast<int>(queue_.size());
+    ++stats_.requests;
+  }
+  wake_.notify_all();
+  return Admission::kQueued;
+}
+
+void Worker::wake() {
+  {
+    const std::lock_guard lock(mutex_);
+    look_ = true;
+  }
+  wake_.notify_all();
+}
+
+WorkerStats Worker::stats() const {
+  const std::lock_guard lock(mutex_);
+  return stats_;
+}
+
+void Worker::run() {
+  while (take_work()) {
+    if (!jobs_.empty()) pass();
+  }
+  for (auto& job : jobs_) finish(*job, FinishReason::kCancelled);
+}
+
+/// Waits for something to do and moves requests from the queue into work; false at the end.
+bool Worker::take_work() {
+  std::vector<std::unique_ptr<Job>> entering, leaving;
+  std::erase_if(jobs_, [](const auto& job) { return job->over; });
+  {
+    std::unique_lock lock(mutex_);
+    stats_.active = static_cast<int>(jobs_.size());
+    stats_.points = store_.size();
+    wake_.wait(lock, [&] { return stop_ || look_ || !queue_.empty() || !jobs_.empty(); });
+    look_ = false;
+    for (auto at = queue_.begin(); at != queue_.end();) {
+      const bool room = jobs_.size() + entering.size() < static_cast<std::size_t>(options_.parallel);
+      const bool leaves = stop_ || (*at)->cancelled();
+      if (!room && !leaves) {
+        ++at;
+        continue;
+      }
+      (leaves ? leaving : entering).push_back(std::move(*at));
+      at = queue_.erase(at);
+    }
+    stats_.queued = static_cast<int>(queue_.size());
+  }
+  for (auto& job : leaving) finish(*job, FinishReason::kCancelled);
+  for (auto& job : entering) start(std::move(job));
+  const std::lock_guard lock(mutex_);
+  stats_.active = static_cast<int>(jobs_.size());
+  return !stop_;
+}
+
+void Worker::start(std::unique_ptr<Job> job) {
+  job->started = job->answering = Clock::now();
+  job->finish.queue_seconds = seconds(job->started - job->arrived);
+  const PromptTokens& prompt = job->request.prompt;
+  job->finish.prompt_tokens = static_cast<std::int64_t>(prompt.tokens.size());
+  const Result<SyncReport> report = job->session.start(prompt.tokens, prompt.turn_start, prompt.sampled);
+  if (!report.ok()) return finish(*job, FinishReason::kFailed, report.error());
+  job->finish.cached_tokens = report->reused;
+  job->request.listener->progress(report->reused, report->total);
+  jobs_.push_back(std::move(job));
+}
+
+void Worker::pass() {
+  for (auto& job : jobs_) {
+    if (job->cancelled()) finish(*job, FinishReason::kCancelled);
+  }
+  std::vector<Part> parts = choose_parts();
+  if (parts.empty()) return;
+  const auto begin = Clock::now();
+  const Status status = forward(parts);
+  const double took = seconds(Clock::now() - begin);
+  if (status.ok()) return commit(parts, took);
+  if (parts.size() == 1) {
+    const bool cancelled = status.error().code == ErrorCode::kCancelled;
+    return finish(*parts[0].job, cancelled ? FinishReason::kCancelled : FinishReason::kFailed, status.error());
+  }
+  // Whose fault it was shows when each goes alone.
+  for (Part& part : parts) {
+    const std::span<Part> alone(&part, 1);
+    if (const Status single = forward(alone); single.ok()) {
+      commit(alone, 0);
+    } else {
+      const bool cancelled = single.error().code == ErrorCode::kCancelled;
+      finish(*part.job, cancelled ? FinishReason::kCancelled : FinishReason::kFailed, single.error());
+    }
+  }
+}
+
+/// A row for every answer, then prompts in turn as far as the pass has room.
+std::vector<Worker::Part> Worker::choose_parts() {
+  std::vector<Part> parts;
+  std::int64_t logit_rows = model_.max_logit_rows();
+  std::int64_t room = model_.max_rows();
+  const auto take = [&](Job& job, std::int64_t rows) {
+    const auto tokens = job.session.next(rows);
+    const auto count = static_cast<std::int64_t>(tokens.size());
+    const bool wants = job.session.wants_logits(count);
+    if (wants && logit_rows == 0) return false;
+    logit_rows -= wants ? 1 : 0;
+    room -= count;
+    parts.push_back({&job, tokens, std::vector<float>(wants ? static_cast<std::size_t>(model_.vocab()) : 0)});
+    return true;
+  };
+  for (auto& job : jobs_) {
+    if (!job->over && !job->reading && room > 0) take(*job, 1);
+  }
+  room = std::min(room, prompt_rows(!parts.empty()));
+  const std::size_t count = jobs_.size();
+  const std::size_t first = turn_;
+  for (std::size_t i = 0; i < count && room > 0; ++i) {
+    Job& job = *jobs_[(first + i) % count];
+    if (job.over || !job.reading || !take(job, room)) continue;
+    if (turn_ == first) turn_ = first + i + 1;  // the one after the first that was served begins next time
+  }
+  return parts;
+}
+
+std::int64_t Worker::prompt_rows(bool mixed) const {
+  const double time = mixed ? options_.mixed_slice : options_.slice;
+  const std::int64_t most = mixed ? std::min(options_.mixed_rows, model_.max_rows()) : model_.max_rows();
+  const auto measured = static_cast<std::int64_t>(rows_per_second_ * time);
+  return std::min(most, rows_per_second_ == 0 ? kFirstRows : std::max(kFewestRows, measured));
+}
+
+Status Worker::forward(std::span<Part> parts) {
+  std::vector<TrackStep> steps;
+  for (Part& part : parts) steps.push_back({&part.job->session.track(), part.tokens, part.logits});
+  StepOptions step;
+  if (parts.size() == 1) step.cancel = parts[0].job->request.cancel.get();
+  Status status = model_.forward(steps, step);
+  // Points hold pages that nobody has asked for; running conversations go first.
+  while (!status.ok() && status.error().code == ErrorCode::kOutOfMemory && store_.evict()) {
+    status = model_.forward(steps, step);
+  }
+  return status;
+}
+
+/// `took` 0: not measured.
+void Worker::commit(std::span<Part> parts, double took) {
+  std::int64_t rows = 0;
+  for (const Part& part : parts) rows += static_cast<std::int64_t>(part.tokens.size());
+  if (took > 0 && rows >= kFewestRows) {
+    const double rate = static_cast<double>(rows) / took;
+    rows_per_second_ = rows_per_second_ == 0 ? rate : 0.5 * (rows_per_second_ + rate);
+  }
+  std::uint64_t prompt_rows = 0;
+  for (Part& part : parts) {
+    Job& job = *part.job;
+    const auto count = static_cast<std::int64_t>(part.tokens.size());
+    job.session.computed(count, std::move(part.logits));
+    if (!job.reading) {
+      next_token(job);
+      continue;
+    }
+    prompt_rows += static_cast<std::uint64_t>(count);
+    job.request.listener->progress(job.session.timeline().size(), job.finish.prompt_tokens);
+    if (job.session.pending() > 0) continue;
+    job.reading = false;
+    job.answering = Clock::now();
+    job.finish.prompt_seconds = seconds(job.answering - job.started);
+    accept(job, job.request.listener->begin());
+    next_token(job);
+  }
+  const std::lock_guard lock(mutex_);
+  ++stats_.passes;
+  stats_.prompt_tokens += prompt_rows;
+}
+
+void Worker::accept(Job& job, Verdict verdict) {
+  job.greedy = verdict.greedy;
+  job.forced.insert(job.forced.end(), verdict.forced.begin(), verdict.forced.end());
+}
+
+/// The logits after everything so far are there: one token more, or the end.
+void Worker::next_token(Job& job) {
+  const Request& request = job.request;
+  const auto full = [&] { return static_cast<std::int64_t>(job.answer.size()) >= request.max_tokens; };
+  if (job.cancelled()) return finish(job, FinishReason::kCancelled);
+  if (full()) return finish(job, FinishReason::kMaxTokens);
+  if (job.session.timeline().size() >= model_.context()) return finish(job, FinishReason::kContextFull);
+
+  TokenId token = 0;
+  if (!job.forced.empty()) {
+    token = job.forced.front();
+    job.forced.pop_front();
+  } else {
+    token = draw(job);
+    if (std::ranges::find(request.stop, token) != request.stop.end()) return finish(job, FinishReason::kEnd);
+  }
+  const Verdict verdict = request.listener->token(describe(job, token));
+  job.answer.push_back(token);
+  // The last token of an answer is not computed: it comes back with the next prompt, if there is one.
+  if (verdict.stop) return finish(job, FinishReason::kListener);
+  if (full()) return finish(job, FinishReason::kMaxTokens);
+  accept(job, verdict);
+  if (const Status status = job.session.feed(token); !status.ok()) finish(job, FinishReason::kFailed, status.error());
+}
+
+TokenId Worker::draw(Job& job) const {
+  Sampling sampling = job.request.sampling;
+  if (job.greedy) sampling.temperature = 0;
+  const std::int64_t position = job.session.timeline().size();
+  if (!job.request.adjustments.any()) return job.session.sample_next(sampling);
+  const auto prompt = std::span(job.request.prompt.tokens);
+  return sample(adjusted(job.session.logits(), job.request.adjustments, prompt, job.answer), sampling, position);
+}
+
+TokenEvent Worker::describe(const Job& job, TokenId token) const {
+  TokenEvent event;
+  event.token = token;
+  if (tokenizer_ != nullptr) event.bytes = tokenizer_->token_bytes(token);
+  if (!job.request.logprobs) return event;
+  event.logprob = logprob(job.session.logits(), token);
+  if (job.request.top_logprobs > 0) {
+    event.top = top_logprobs(job.session.logits(), static_cast<std::size_t>(job.request.top_logprobs));
+  }
+  return event;
+}
+
+void Worker::finish(Job& job, FinishReason reason, Error error) {
+  if (job.over) return;
+  job.over = true;
+  job.finish.reason = reason;
+  job.finish.error = std::move(error);
+  job.finish.tokens = static_cast<std::int64_t>(job.answer.size());
+  const auto now = Clock::now();
+  if (job.started == Clock::time_point()) {
+    job.finish.queue_seconds = seconds(now - job.arrived);
+  } else if (job.reading) {
+    job.finish.prompt_seconds = seconds(now - job.started);
+  } else {
+    job.finish.answer_seconds = seconds(now - job.answering);
+  }
+  // What a failed pass has touched is not handed to anybody else.
+  if (reason != FinishReason::kFailed && job.session.timeline().size() >= kShortestKept) job.session.retire();
+  {
+    const std::lock_guard lock(mutex_);
+    stats_.cached_tokens += static_cast<std::uint64_t>(job.finish.cached_tokens);
+    stats_.answer_tokens += static_cast<std::uint64_t>(job.finish.tokens);
+  }
+  job.request.listener->done(job.finish);
+}
+
+}  // namespace ds4

@@ -1,0 +1,238 @@
+// ds4-server: flags in, server::ServerOptions out; signals; the order of starting and stopping.
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+#include "base/text.h"
+#include "cli/model_path.h"
+#include "server/app.h"
+#include "server/help.h"
+
+namespace {
+
+using ds4::cat;
+using ds4::server::ServerOptions;
+
+int fail(const std::string& message, int status = ds4::exit_status(ds4::ErrorCode::kUsage)) {
+  std::fprintf(stderr, "ds4-server: error: %s\n", message.c_str());
+  if (status == 2) std::fputs("  ds4-server --help explains the flags.\n", stderr);
+  return status;
+}
+
+/// What the flags say before it is put together.
+struct Flags {
+  ServerOptions options;
+  std::string kv = "fp8";
+  std::string key_file;
+  std::string environment_key;
+  bool cors = false;
+  std::string chdir;
+  std::int64_t max_body_mb = 16;
+  bool replay_off = false;
+  bool print_config = false;
+};
+
+void add_model_options(CLI::App& app, Flags& flags) {
+  ds4::EngineOptions& engine = flags.options.engine;
+  app.add_option("-m,--model", flags.options.model);
+  app.add_option("--model-id", flags.options.service.model_id);
+  app.add_option("-c,--ctx", engine.context)->check(CLI::PositiveNumber);
+  app.add_option("--parallel,--batched-session", flags.options.parallel)->check(CLI::Range(1, 1024));
+  app.add_option("--resume-points", flags.options.resume_points)->check(CLI::Range(0, 1024));
+  app.add_option("-t,--threads", engine.backend.threads)->check(CLI::Range(1, 4096));
+  app.add_option("--backend", engine.backend.device);
+  for (const char* name : {"cpu", "metal", "cuda", "rocm"}) {
+    app.add_flag_callback(cat("--", name), [&engine, name] { engine.backend.device = name; });
+  }
+  app.add_option("--isa", engine.backend.isa);
+  app.add_flag("--quality", engine.backend.quality);
+  app.add_option("--prefill-chunk", engine.prefill_chunk)->check(CLI::PositiveNumber);
+  app.add_option("--mixed-prefill-quantum", flags.options.mixed_rows)->check(CLI::PositiveNumber);
+  app.add_option("--kv", flags.kv)->check(CLI::IsMember({"f32", "f16", "fp8"}));
+  app.add_flag("--warm-weights", flags.options.warm_weights);
+  app.add_option("--script", flags.options.script);
+}
+
+void add_network_options(CLI::App& app, Flags& flags) {
+  auto& http = flags.options.http;
+  app.add_option("--host", http.host);
+  app.add_option("--port", http.port);
+  app.add_option("--api-key", flags.options.gate.keys);
+  app.add_option("--api-key-file", flags.key_file);
+  app.add_flag("--no-api-key", flags.options.allow_keyless);
+  app.add_option("--allow-host", flags.options.gate.hosts);
+  app.add_option("--cors-origin", flags.options.gate.origins);
+  app.add_flag("--cors", flags.cors);
+  app.add_option("--max-connections", http.max_connections)->check(CLI::Range(1, 1 << 20));
+  app.add_option("--max-body-mb", flags.max_body_mb)->check(CLI::Range(1, 1024));
+  app.add_option("--keepalive-seconds", http.keepalive_seconds)->check(CLI::Range(0.1, 3600.0));
+  app.add_option("--head-seconds", http.head_seconds)->check(CLI::Range(0.1, 3600.0));
+  app.add_option("--body-seconds", http.body_seconds)->check(CLI::Range(0.1, 3600.0));
+  app.add_option("--idle-seconds", http.idle_seconds)->check(CLI::Range(0.1, 86400.0));
+}
+
+void add_service_options(CLI::App& app, Flags& flags) {
+  auto& service = flags.options.service;
+  app.add_option("-n,--tokens", service.max_tokens)->check(CLI::PositiveNumber);
+  app.add_option("--temp", service.sampling.temperature);
+  app.add_option("--top-k", service.sampling.top_k);
+  app.add_option("--top-p", service.sampling.top_p);
+  app.add_option("--min-p", service.sampling.min_p);
+  app.add_flag_callback("--think", [&] { service.thinking = ds4::chat::Thinking::kThinking; });
+  app.add_flag_callback("--think-max", [&] { service.thinking = ds4::chat::Thinking::kMax; });
+  app.add_flag_callback("--nothink", [&] { service.thinking = ds4::chat::Thinking::kChat; });
+  app.add_option("--max-queue", service.queue)->check(CLI::Range(1, 1 << 20));
+  app.add_option("--drain-seconds", flags.options.drain_seconds)->check(CLI::NonNegativeNumber);
+  app.add_option("--trace", flags.options.trace);
+  app.add_flag("--quiet", flags.options.quiet);
+  app.add_flag("--disable-exact-dsml-tool-replay", flags.replay_off);
+  app.add_option("--tool-memory-max-ids", service.replay_ids)->check(CLI::PositiveNumber);
+  app.add_option("--chdir", flags.chdir);
+}
+
+/// Every option, its value and where it came from; keys are not shown.
+void print_config(const CLI::App& app) {
+  for (const CLI::Option* option : app.get_options()) {
+    const std::string name = option->get_lnames().empty() ? option->get_name() : option->get_lnames().front();
+    if (name == "print-config" || name == "config") continue;
+    std::string value = option->get_default_str();
+    if (option->count() > 0) {
+      value.clear();
+      for (const std::string& one : option->results()) value += cat(value.empty() ? "" : " ", one);
+    }
+    if (name == "api-key" && !value.empty()) value = "(hidden)";
+    std::printf("%-34s %-24s %s\n", name.c_str(), value.empty() ? "-" : value.c_str(),
+                option->count() > 0 ? "given" : "default");
+  }
+}
+
+ds4::Status read_keys(const std::string& path, std::vector<std::string>& keys) {
+  std::ifstream file(path);
+  if (!file) return ds4::Error{ds4::ErrorCode::kUsage, cat("--api-key-file: cannot read ", ds4::escaped(path, 4096))};
+  for (std::string line; std::getline(file, line);) {
+    while (!line.empty() && (line.back() == '\r' || line.back() == ' ')) line.pop_back();
+    if (!line.empty() && line[0] != '#') keys.push_back(line);
+  }
+  if (keys.empty()) {
+    return ds4::Error{ds4::ErrorCode::kUsage, cat("--api-key-file: no key in ", ds4::escaped(path, 4096))};
+  }
+  return {};
+}
+
+ds4::Status complete(Flags& flags, bool named) {
+  ServerOptions& options = flags.options;
+  if (!flags.chdir.empty()) {
+    std::error_code error;
+    std::filesystem::current_path(flags.chdir, error);
+    if (error) return ds4::Error{ds4::ErrorCode::kUsage, cat("--chdir: ", error.message())};
+  }
+  options.engine.kv = *ds4::kv_format_from_name(flags.kv);
+  options.http.limits.body = static_cast<std::uint64_t>(flags.max_body_mb) << 20;
+  options.service.exact_replay = !flags.replay_off;
+  if (flags.cors) options.gate.origins.emplace_back("*");
+  options.gate.loopback = ds4::server::is_loopback(options.http.host);
+  if (!flags.key_file.empty()) DS4_RETURN_IF_ERROR(read_keys(flags.key_file, options.gate.keys));
+  if (const char* key = std::getenv("DS4_API_KEY"); key != nullptr && *key != '\0') options.gate.keys.emplace_back(key);
+  DS4_RETURN_IF_ERROR(ds4::check_sampling(options.service.sampling));
+  const auto folders = ds4::cli::installed_model_folders(ds4::cli::executable_path());
+  DS4_ASSIGN_OR_RETURN(options.model, ds4::cli::find_model(options.model, folders));
+  if (!named) options.service.model_id = std::filesystem::path(options.model).stem().string();
+  return {};
+}
+
+sigset_t stop_signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGINT);
+  sigaddset(&set, SIGTERM);
+  return set;
+}
+
+/// Serves until a signal comes.
+int serve(ServerOptions options) {
+  // All threads inherit the mask: only the waiting below sees these signals.
+  const sigset_t signals = stop_signals();
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+
+  ds4::server::App app(std::move(options));
+  if (const ds4::Status status = app.listen(); !status.ok()) {
+    return fail(status.error().message, ds4::exit_status(status.error().code));
+  }
+  std::atomic<bool> serving{false};
+  std::thread waiter([&] {
+    int signal = 0;
+    sigwait(&signals, &signal);
+    if (!serving) _exit(0);  // still loading: there is nothing to finish
+    ds4::server::notify_system("STOPPING=1");
+    std::thread([&app, signals] {
+      int second = 0;
+      sigwait(&signals, &second);
+      app.hurry();
+      sigwait(&signals, &second);
+      _exit(130);
+    }).detach();
+    app.drain();
+  });
+  const ds4::Status status = app.load();
+  if (!status.ok()) {
+    fail(status.error().message, ds4::exit_status(status.error().code));
+    std::fflush(nullptr);
+    _exit(ds4::exit_status(status.error().code));  // the waiter still waits
+  }
+  serving = true;
+  ds4::server::notify_system("READY=1");
+  waiter.join();
+  std::fflush(nullptr);
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::vector<std::string> given(argv + 1, argv + argc);
+  for (std::size_t i = 0; i < given.size(); ++i) {
+    if (given[i] == "-h" || given[i] == "--help") {
+      const std::string topic = i + 1 < given.size() && !given[i + 1].starts_with('-') ? given[i + 1] : "";
+      const auto text = ds4::server::help(topic);
+      if (!text) return fail(cat("no help on \"", ds4::escaped(topic), "\""));
+      std::fputs(text->c_str(), stdout);
+      return 0;
+    }
+    if (given[i] == "--version") {
+      std::puts("ds4-server " DS4_VERSION);
+      return 0;
+    }
+  }
+  Flags flags;
+  CLI::App app("ds4-server");
+  app.set_help_flag();
+  app.option_defaults()->always_capture_default();
+  add_model_options(app, flags);
+  add_network_options(app, flags);
+  add_service_options(app, flags);
+  app.add_flag("--print-config", flags.print_config);
+  app.set_config("--config");
+  try {
+    std::vector<std::string> reversed(given.rbegin(), given.rend());  // what CLI11 wants
+    app.parse(reversed);
+  } catch (const CLI::ParseError& error) {
+    return fail(error.what());
+  }
+  if (flags.print_config) {
+    print_config(app);
+    return 0;
+  }
+  if (const ds4::Status status = complete(flags, app.count("--model-id") > 0); !status.ok()) {
+    return fail(status.error().message, ds4::exit_status(status.error().code));
+  }
+  return serve(std::move(flags.options));
+}

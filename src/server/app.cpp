@@ -1,0 +1,346 @@
+#include "server/app.h"
+
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+
+#include "base/text.h"
+#include "server/random_id.h"
+#include "server/script.h"
+
+namespace ds4::server {
+
+enum class Action {
+  kRoot,
+  kHealth,
+  kMetrics,
+  kModels,
+  kProps,
+  kTokenize,
+  kDetokenize,
+  kCountTokens,
+  kChat,
+  kCompletions,
+  kResponses,
+  kMessages,
+};
+
+struct App::Route {
+  std::string_view path;
+  Action action;
+  bool post;
+  bool open;   // without a key, and while the model is loading
+  bool under;  // also everything below the path
+};
+
+namespace {
+
+constexpr std::size_t kMaxWaitingTasks = 256;
+constexpr std::size_t kMaxWaitingBytes = std::size_t{256} << 20;
+constexpr int kRequestThreads = 2;
+
+Dialect dialect_of(std::string_view path) {
+  if (path.starts_with("/v1/messages")) return Dialect::kMessages;
+  if (path == "/v1/responses") return Dialect::kResponses;
+  return path == "/v1/completions" ? Dialect::kCompletions : Dialect::kChat;
+}
+
+bool is_json(std::string_view type) {
+  type = type.substr(0, type.find(';'));
+  while (type.ends_with(' ')) type.remove_suffix(1);
+  std::string lower(type);
+  for (char& c : lower) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c);
+  return lower == "application/json";
+}
+
+std::string request_id(std::string_view given) {
+  const bool sane = !given.empty() && given.size() <= 64 &&
+                    given.find_first_not_of("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_.") ==
+                        std::string_view::npos;
+  return sane ? std::string(given) : "req_" + random_hex(12);
+}
+
+}  // namespace
+
+const App::Route* App::find_route(std::string_view path) {
+  static constexpr Route kRoutes[] = {
+      {"/", Action::kRoot, false, true, false},
+      {"/health", Action::kHealth, false, true, false},
+      {"/metrics", Action::kMetrics, false, false, false},
+      {"/props", Action::kProps, false, false, false},
+      {"/v1/models", Action::kModels, false, false, true},
+      {"/tokenize", Action::kTokenize, true, false, false},
+      {"/detokenize", Action::kDetokenize, true, false, false},
+      {"/v1/chat/completions", Action::kChat, true, false, false},
+      {"/v1/completions", Action::kCompletions, true, false, false},
+      {"/v1/responses", Action::kResponses, true, false, false},
+      {"/v1/messages", Action::kMessages, true, false, false},
+      {"/v1/messages/count_tokens", Action::kCountTokens, true, false, false},
+  };
+  for (const Route& route : kRoutes) {
+    if (route.path == path) return &route;
+    const bool below = route.under && path.starts_with(route.path) && path.size() > route.path.size() + 1 &&
+                       path[route.path.size()] == '/';
+    if (below && path.find('/', route.path.size() + 1) == std::string_view::npos) return &route;
+  }
+  return nullptr;
+}
+
+App::App(ServerOptions options) : options_(std::move(options)), gate_(options_.gate), log_(options_.quiet) {}
+
+App::~App() {
+  if (http_ != nullptr) http_->stop();
+  tasks_.reset();   // requests that are being read
+  worker_.reset();  // and answered: their listeners refer to the service
+}
+
+std::uint16_t App::port() const { return http_->port(); }
+
+Status App::listen() {
+  if (!is_loopback(options_.http.host) && options_.gate.keys.empty() && !options_.allow_keyless) {
+    return Error{ErrorCode::kUsage,
+                 cat("--host ", escaped(options_.http.host),
+                     " can be reached by other machines, and there is no API key: give --api-key-file FILE, or set "
+                     "DS4_API_KEY (--no-api-key, if everybody may use it)")};
+  }
+  DS4_ASSIGN_OR_RETURN(trace_, Trace::open(options_.trace));
+  DS4_ASSIGN_OR_RETURN(http_, HttpServer::listen(options_.http));
+  tasks_ = std::make_unique<TaskPool>(kRequestThreads, kMaxWaitingTasks);
+  http_->start([this](HttpRequest& request) { return check(request); },
+               [this](HttpRequest request, std::shared_ptr<Exchange> exchange) {
+                 handle(std::move(request), std::move(exchange));
+               });
+  log_.info("listening", {{"host", options_.http.host}, {"port", cat(http_->port())}});
+  return {};
+}
+
+Status App::load() {
+  DS4_ASSIGN_OR_RETURN(ModelFile file, open_model_file(options_.model));
+  DS4_RETURN_IF_ERROR(start_worker(std::move(file)));
+  const Tokenizer* tokenizer = scripted_file_ ? &*scripted_file_->tokenizer : engine_->tokenizer();
+  service_ = std::make_unique<Service>(options_.service, *worker_, tokenizer, log_, metrics_, *trace_);
+  state_ = State::kServing;
+  log_.info("serving", {{"model", options_.service.model_id},
+                        {"context", cat(worker_->context())},
+                        {"parallel", cat(worker_->parallel())},
+                        {"backend", engine_ != nullptr ? engine_->backend_name() : std::string("script")}});
+  return {};
+}
+
+Status App::start_worker(ModelFile file) {
+  WorkerOptions worker;
+  worker.max_queue = options_.service.queue;
+  worker.mixed_rows = options_.mixed_rows;
+  if (!options_.script.empty()) {
+    if (!file.tokenizer) return Error{ErrorCode::kUsage, "--script needs a model with a tokenizer"};
+    DS4_ASSIGN_OR_RETURN(std::vector<ScriptRule> rules, read_script(options_.script));
+    ScriptedOptions scripted;
+    if (options_.engine.context > 0) scripted.context = options_.engine.context;
+    scripted.sessions = worker.parallel = options_.parallel > 0 ? options_.parallel : kMostParallel;
+    worker.points = worker.parallel * options_.resume_points;
+    scripted_file_.emplace(std::move(file));
+    scripted_ = std::make_unique<ScriptedModel>(*scripted_file_->tokenizer, std::move(rules), scripted);
+    worker_ = std::make_unique<Worker>(*scripted_, &*scripted_file_->tokenizer, worker);
+    return {};
+  }
+  EngineOptions engine = options_.engine;
+  engine.snapshots = options_.resume_points;
+  engine.sessions = options_.parallel > 0 ? options_.parallel : kMostParallel;
+  while (options_.parallel == 0 && engine.sessions > 1) {
+    DS4_ASSIGN_OR_RETURN(const EnginePlan plan, plan_engine(file, engine));
+    if (plan.fits()) break;
+    --engine.sessions;
+  }
+  DS4_ASSIGN_OR_RETURN(engine_, Engine::load(std::move(file), engine));
+  if (const std::string note = engine_->plan().note(); !note.empty()) log_.warn("memory", {{"note", note}});
+  if (options_.warm_weights) DS4_RETURN_IF_ERROR(engine_->warm_weights(nullptr, nullptr));
+  worker.parallel = engine.sessions;
+  worker.points = engine.sessions * engine.snapshots;
+  worker_ = std::make_unique<Worker>(engine_->token_model(), engine_->tokenizer(), worker);
+  return {};
+}
+
+HttpReply App::refuse(const HttpRequest& request, const ErrorInfo& error) const {
+  HttpReply reply{http_status(error.kind), "application/json", error_body(dialect_of(request.path), error),
+                  gate_.cors(request)};
+  if (reply.status == 401) reply.headers.emplace_back("WWW-Authenticate", "Bearer");
+  if (reply.status == 503) reply.headers.emplace_back("Retry-After", "5");
+  return reply;
+}
+
+/// What is wrong with a request before its body has been read. The connections' thread.
+std::optional<HttpReply> App::check(HttpRequest& request) {
+  request.id = request_id(request.header("x-request-id"));
+  const auto refuse_with = [&](ApiError kind, std::string message) {
+    HttpReply reply = refuse(request, {kind, std::move(message)});
+    metrics_.count_reply("refused", reply.status);
+    log_.info("refused", {{"id", request.id}, {"path", request.path}, {"status", cat(reply.status)}});
+    return reply;
+  };
+  const Route* route = find_route(request.path);
+  const bool open = route != nullptr && route->open;
+  const bool options = request.method == "OPTIONS";
+  if (const auto refusal = gate_.check(request, open || options)) {
+    switch (*refusal) {
+      case Gatekeeper::Refusal::kHost:
+        return refuse_with(ApiError::kForbidden, "this Host is not served here; --allow-host NAME adds one");
+      case Gatekeeper::Refusal::kOrigin:
+        return refuse_with(ApiError::kForbidden, "pages of this Origin may not call; --cors-origin ORIGIN adds one");
+      case Gatekeeper::Refusal::kKey: return refuse_with(ApiError::kAuth, "the API key is missing or wrong");
+    }
+  }
+  if (options) return std::nullopt;
+  if (route == nullptr) return refuse_with(ApiError::kNotFound, "there is nothing here");
+  const bool reads = request.method == "GET" || request.method == "HEAD";
+  if (route->post ? request.method != "POST" : !reads) {
+    HttpReply reply = refuse_with(ApiError::kInvalid, cat("expected ", route->post ? "POST" : "GET"));
+    reply.status = 405;
+    reply.headers.emplace_back("Allow", route->post ? "POST, OPTIONS" : "GET, HEAD, OPTIONS");
+    return reply;
+  }
+  if (route->post && !is_json(request.header("content-type"))) {
+    HttpReply reply = refuse_with(ApiError::kInvalid, "Content-Type: expected application/json");
+    reply.status = 415;
+    return reply;
+  }
+  if (!open && route->action != Action::kMetrics) {
+    if (state_ == State::kLoading) return refuse_with(ApiError::kUnavailable, "the model is loading");
+    if (state_ == State::kDraining) return refuse_with(ApiError::kUnavailable, "the server is stopping");
+  }
+  return std::nullopt;
+}
+
+HttpReply App::preflight(const HttpRequest& request) const {
+  HttpReply reply{204, "", "", gate_.cors(request)};
+  if (reply.headers.empty()) return reply;
+  reply.headers.emplace_back("Access-Control-Allow-Methods", "GET, POST, OPTIONS");
+  std::string allowed =
+      "authorization, content-type, x-api-key, anthropic-version, anthropic-beta, "
+      "anthropic-dangerous-direct-browser-access, x-request-id";
+  // x-stainless-* of the vendors' clients cannot be listed with a star when credentials are sent.
+  for (const char* name : {"arch", "async", "custom-poll-interval", "helper-method", "lang", "os", "package-version",
+                           "poll-helper", "retry-count", "runtime", "runtime-version", "timeout"}) {
+    allowed += cat(", x-stainless-", name);
+  }
+  reply.headers.emplace_back("Access-Control-Allow-Headers", allowed);
+  reply.headers.emplace_back("Access-Control-Max-Age", "600");
+  return reply;
+}
+
+HttpReply App::health() const {
+  const State state = state_;
+  if (state == State::kServing) return {200, "application/json", "{\"status\":\"ok\"}", {}};
+  const char* status = state == State::kLoading ? "loading model" : "stopping";
+  return {503, "application/json", cat("{\"status\":\"", status, "\"}"), {{"Retry-After", "5"}}};
+}
+
+/// The connections' thread: what takes time goes to the request threads.
+void App::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
+  if (request.method == "OPTIONS") return exchange->reply(preflight(request));
+  const Route* route = find_route(request.path);
+  if (route == nullptr) return exchange->reply(refuse(request, {ApiError::kNotFound, "there is nothing here"}));
+  if (!route->post) {
+    HttpReply reply = answer(*route, request);
+    for (auto& header : gate_.cors(request)) reply.headers.push_back(std::move(header));
+    return exchange->reply(std::move(reply));
+  }
+  const std::size_t bytes = request.body.size();
+  if (waiting_bytes_.load() + bytes > kMaxWaitingBytes) {
+    return exchange->reply(refuse(request, {ApiError::kUnavailable, "too many large requests at once"}));
+  }
+  auto shared = std::make_shared<HttpRequest>(std::move(request));
+  waiting_bytes_ += bytes;
+  const bool taken = tasks_->run([this, route, shared, exchange, bytes] {
+    run_task(*route, *shared, exchange);
+    waiting_bytes_ -= bytes;
+  });
+  if (taken) return;
+  waiting_bytes_ -= bytes;
+  exchange->reply(refuse(*shared, {ApiError::kUnavailable, "too many requests at once"}));
+}
+
+/// A request thread.
+void App::run_task(const Route& route, const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) {
+  Headers cors = gate_.cors(request);
+  try {
+    switch (route.action) {
+      case Action::kChat: return service_->generate(Dialect::kChat, request, exchange, std::move(cors));
+      case Action::kCompletions: return service_->generate(Dialect::kCompletions, request, exchange, std::move(cors));
+      case Action::kResponses: return service_->generate(Dialect::kResponses, request, exchange, std::move(cors));
+      case Action::kMessages: return service_->generate(Dialect::kMessages, request, exchange, std::move(cors));
+      default: break;
+    }
+    HttpReply reply = answer(route, request);
+    for (auto& header : cors) reply.headers.push_back(std::move(header));
+    exchange->reply(std::move(reply));
+  } catch (const std::exception& failure) {
+    log_.warn("failure", {{"id", request.id}, {"what", failure.what()}});
+    exchange->reply(refuse(request, {ApiError::kServer, "the server failed to read this request"}));
+  }
+}
+
+HttpReply App::answer(const Route& route, const HttpRequest& request) {
+  switch (route.action) {
+    case Action::kRoot:
+      return {200, "text/plain; charset=utf-8", "ds4-server: see /health, /v1/models, /metrics\n", {}};
+    case Action::kHealth: return health();
+    case Action::kMetrics:
+      return {200,
+              "text/plain; version=0.0.4; charset=utf-8",
+              metrics_.text(state_ != State::kLoading && worker_ != nullptr ? worker_->stats() : WorkerStats{},
+                            http_->counts(), state_ == State::kServing),
+              {}};
+    case Action::kModels:
+      return service_->models(request.path.size() > route.path.size() ? request.path.substr(route.path.size() + 1)
+                                                                      : "");
+    case Action::kProps: return service_->props();
+    case Action::kTokenize: return service_->tokenize(request);
+    case Action::kDetokenize: return service_->detokenize(request);
+    case Action::kCountTokens: return service_->count_tokens(request);
+    default: return {404, "text/plain", "", {}};
+  }
+}
+
+void App::drain() {
+  using Clock = std::chrono::steady_clock;
+  state_ = State::kDraining;
+  log_.info("draining", {{"running", cat(service_ != nullptr ? service_->running() : 0)}});
+  http_->drain();
+  if (service_ == nullptr) return;
+  const auto end = Clock::now() + std::chrono::duration<double>(options_.drain_seconds);
+  while (service_->running() > 0 && Clock::now() < end && !hurry_) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  service_->cancel_all();
+  const auto last = Clock::now() + std::chrono::seconds(5);
+  while (service_->running() > 0 && Clock::now() < last) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  // What has been written has to get out: connections close themselves when it is.
+  const auto flushed = Clock::now() + std::chrono::seconds(hurry_ ? 0 : 2);
+  while (http_->counts().open > 0 && Clock::now() < flushed) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  log_.info("stopped", {});
+}
+
+void notify_system(std::string_view state) {
+  const char* path = std::getenv("NOTIFY_SOCKET");
+  if (path == nullptr || (path[0] != '/' && path[0] != '@')) return;
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  const std::size_t length = std::strlen(path);
+  if (length >= sizeof address.sun_path) return;
+  std::memcpy(address.sun_path, path, length);
+  if (path[0] == '@') address.sun_path[0] = '\0';
+  const int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return;
+  const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + length);
+  const auto ignored =
+      sendto(fd, state.data(), state.size(), MSG_NOSIGNAL, reinterpret_cast<sockaddr*>(&address), size);
+  static_cast<void>(ignored);
+  close(fd);
+}
+
+}  // namespace ds4::server

@@ -1,0 +1,126 @@
+#include "server/help.h"
+
+#include <utility>
+
+namespace ds4::server {
+
+namespace {
+
+constexpr std::string_view kOverview =
+    R"(ds4-server: DeepSeek V4 behind the APIs that agents and chat programs speak.
+
+  ds4-server                        serve ./ds4flash.gguf on http://127.0.0.1:8000
+  ds4-server -m FILE -c 131072      another model, a longer context
+  curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \
+       -d '{"messages":[{"role":"user","content":"Why is the sky blue?"}]}'
+
+Point a client at it:
+  OpenAI SDKs, opencode, Pi   OPENAI_BASE_URL=http://127.0.0.1:8000/v1  (any key)
+  Codex                       base_url = "http://127.0.0.1:8000/v1", wire_api = "responses"
+  Claude Code                 ANTHROPIC_BASE_URL=http://127.0.0.1:8000  ANTHROPIC_AUTH_TOKEN=any
+
+Many conversations are answered at once, and what two prompts have in common is computed once: clients
+simply send the whole conversation every time. Beyond this machine a key is needed (--api-key-file).
+SIGTERM or Ctrl-C finishes running answers first; the second one does not.
+
+More: ds4-server --help TOPIC, with TOPIC one of
+  api  network  model  sampling  requests  tools  testing  status  all
+)";
+
+constexpr std::string_view kApi = R"(What is served
+  POST /v1/chat/completions     OpenAI chat: text, thinking (reasoning_content), tools, streams, logprobs
+  POST /v1/completions          a text or token ids, continued
+  POST /v1/responses            OpenAI responses, without state: the whole input every time
+  POST /v1/messages             Anthropic messages; /v1/messages/count_tokens
+  GET  /v1/models, /v1/models/NAME
+  GET  /health                  503 while loading or stopping, then 200; needs no key
+  GET  /metrics                 for Prometheus
+  GET  /props  POST /tokenize  POST /detokenize
+Any model name is accepted; "deepseek-chat" answers without thinking, "deepseek-reasoner" with it.
+A field that would change the answer and is not served is an error that names it; others are
+ignored and logged once.
+)";
+
+constexpr std::string_view kNetwork = R"(Network
+  --host ADDRESS        address to listen on [127.0.0.1]
+  --port N              [8000]; 0 takes a free one and logs it
+  --api-key KEY         accept this key, as bearer token or x-api-key; may be given several times.
+                        Other users of the machine can see it: prefer the next two
+  --api-key-file FILE   keys, one a line          DS4_API_KEY   a key in the environment
+  --no-api-key          listen beyond loopback without any key
+  --allow-host NAME     serve requests for this Host, besides localhost and 127.0.0.1; "*" for any
+  --cors-origin ORIGIN  pages of this origin may call; --cors for any
+  --max-connections N   [1024]   --max-body-mb N   [16]
+  --keepalive-seconds S a stream never stays silent longer [5]
+)";
+
+constexpr std::string_view kModel = R"(Model and memory
+  -m, --model FILE      without it ds4flash.gguf in this folder, then the one installed with ds4
+  --model-id NAME       its name in /v1/models [the file's]
+  -c, --ctx N           tokens of context, prompt and answer together [32768, or the model's]
+  --parallel N          answers in work at once [4, or as many as memory has room for]
+                        (--batched-session is ds4's name for it)
+  --resume-points N     KV states kept for prompts to come, for each of these [3]
+  -t, --threads N       threads that compute [one per core]
+  --backend NAME        cpu or reference [cpu]; --cpu; --isa NAME; --quality as in ds4
+  --prefill-chunk N     most tokens of a prompt computed together [512]
+  --mixed-prefill-quantum N  the same while other answers are being written [128]
+  --kv FORMAT           rows of the KV state: fp8, f16, f32 [fp8]
+  --warm-weights        read all weights before serving
+)";
+
+constexpr std::string_view kSampling = R"(Where a request says nothing
+  -n, --tokens N        most tokens of an answer [393216]; never more than the context has room for
+  --temp T  --top-k K  --top-p P  --min-p P     [1, 0, 1, 0.05], as in ds4 --help sampling
+  --think --think-max --nothink                 [--think]
+A request's own values count in thinking as well. Tags and names of tool calls are always sampled
+greedily, their text as the request says.
+)";
+
+constexpr std::string_view kRequests = R"(Requests
+  --max-queue N         requests that may wait [64]; one more gets a 429
+  --drain-seconds S     time for running answers after SIGTERM [30]
+  --trace FILE          append requests, prompts and answers, readable
+  --quiet               no log lines
+)";
+
+constexpr std::string_view kTools = R"(Tools
+Calls come back from clients as JSON. The bytes that the model wrote are kept by the ids of the
+calls, so that the prompt of the next turn is what was already computed.
+  --disable-exact-dsml-tool-replay   write them anew from the JSON
+  --tool-memory-max-ids N            ids that are kept [100000]
+)";
+
+constexpr std::string_view kTesting = R"(Testing clients
+  --script FILE         answers come from FILE, tokenized, streamed and parsed as those of the model:
+                        {"rules": [{"when": "text of the last turn", "reasoning": "...", "reply": "...",
+                                    "token_ms": 0, "prompt_ms": 0, "fail_at": 10}]}
+                        The first rule whose "when" occurs in the last turn is taken.
+  --print-config        every option, its value and where it came from
+  --config FILE         options from a file, one "name=value" a line
+)";
+
+constexpr std::string_view kStatus = R"(Exit status
+  0 stopped   1 failure   2 bad usage   3 bad model file   4 not enough memory
+  5 no such device   130 stopped twice
+)";
+
+constexpr std::pair<std::string_view, std::string_view> kTopics[] = {
+    {"api", kApi},           {"network", kNetwork}, {"model", kModel},     {"sampling", kSampling},
+    {"requests", kRequests}, {"tools", kTools},     {"testing", kTesting}, {"status", kStatus}};
+
+}  // namespace
+
+std::optional<std::string> help(std::string_view topic) {
+  if (topic.empty()) return std::string(kOverview);
+  std::string all(kOverview);
+  for (const auto& [name, text] : kTopics) {
+    if (name == topic) return std::string(text);
+    all += "\n";
+    all += text;
+  }
+  if (topic == "all") return all;
+  return std::nullopt;
+}
+
+}  // namespace ds4::server

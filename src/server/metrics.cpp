@@ -1,0 +1,104 @@
+#include "server/metrics.h"
+
+#include <algorithm>
+
+#include "base/text.h"
+
+namespace ds4::server {
+
+namespace {
+
+std::string_view name_of(Ending ending) {
+  switch (ending) {
+    case Ending::kStop: return "stop";
+    case Ending::kStopString: return "stop_string";
+    case Ending::kLength: return "length";
+    case Ending::kToolCalls: return "tool_calls";
+    case Ending::kCancelled: return "cancelled";
+    case Ending::kError: return "error";
+  }
+  return "?";
+}
+
+void one(std::string& out, std::string_view name, std::string_view type, std::string_view help, double value) {
+  out += cat("# HELP ", name, " ", help, "\n# TYPE ", name, " ", type, "\n", name, " ");
+  char number[32];
+  std::snprintf(number, sizeof number, "%.17g\n", value);
+  out += number;
+}
+
+}  // namespace
+
+void Histogram::add(double seconds) {
+  const std::lock_guard lock(mutex_);
+  const auto at = std::lower_bound(bounds_.begin(), bounds_.end(), seconds) - bounds_.begin();
+  ++counts_[static_cast<std::size_t>(at)];
+  sum_ += seconds;
+}
+
+void Histogram::write(std::string& out, std::string_view name, std::string_view help) const {
+  const std::lock_guard lock(mutex_);
+  out += cat("# HELP ", name, " ", help, "\n# TYPE ", name, " histogram\n");
+  std::uint64_t total = 0;
+  for (std::size_t i = 0; i < counts_.size(); ++i) {
+    total += counts_[i];
+    out += cat(name, "_bucket{le=\"", i < bounds_.size() ? cat(bounds_[i]) : std::string("+Inf"), "\"} ", total, "\n");
+  }
+  out += cat(name, "_sum ", sum_, "\n", name, "_count ", total, "\n");
+}
+
+Metrics::Metrics()
+    : first_token_({0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300}),
+      per_token_({0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1}),
+      queue_({0.001, 0.01, 0.1, 1, 10, 100}) {}
+
+void Metrics::count_reply(std::string_view route, int status) {
+  const std::lock_guard lock(mutex_);
+  ++replies_[{std::string(route), status}];
+}
+
+void Metrics::count_answer(const Usage& usage, Ending ending) {
+  queue_.add(usage.queue_seconds);
+  if (usage.answer_tokens > 0) {
+    first_token_.add(usage.queue_seconds + usage.prompt_seconds);
+    per_token_.add(usage.answer_seconds / static_cast<double>(usage.answer_tokens));
+  }
+  const std::lock_guard lock(mutex_);
+  ++endings_[ending];
+}
+
+std::string Metrics::text(const WorkerStats& worker, const HttpCounts& http, bool ready) const {
+  std::string out;
+  one(out, "ds4_ready", "gauge", "1 when requests are served.", ready ? 1 : 0);
+  one(out, "ds4_requests_waiting", "gauge", "Requests in the queue.", worker.queued);
+  one(out, "ds4_requests_running", "gauge", "Requests in work.", worker.active);
+  one(out, "ds4_resume_points", "gauge", "KV states kept for prompts to come.", worker.points);
+  const auto number = [](std::uint64_t value) { return static_cast<double>(value); };
+  one(out, "ds4_generations_total", "counter", "Requests taken into the queue.", number(worker.requests));
+  one(out, "ds4_prompt_tokens_total", "counter", "Prompt tokens computed.", number(worker.prompt_tokens));
+  one(out, "ds4_cached_tokens_total", "counter", "Prompt tokens that were already there.",
+      number(worker.cached_tokens));
+  one(out, "ds4_answer_tokens_total", "counter", "Tokens of answers.", number(worker.answer_tokens));
+  one(out, "ds4_passes_total", "counter", "Forward passes.", number(worker.passes));
+  one(out, "ds4_connections", "gauge", "Open connections.", static_cast<double>(http.open));
+  one(out, "ds4_connections_total", "counter", "Connections accepted.", number(http.accepted));
+  one(out, "ds4_connections_refused_total", "counter", "Connections over the limit.", number(http.refused));
+  one(out, "ds4_timeouts_total", "counter", "Connections closed for being slow.", number(http.timed_out));
+  {
+    const std::lock_guard lock(mutex_);
+    out += "# HELP ds4_http_replies_total Replies by route and status.\n# TYPE ds4_http_replies_total counter\n";
+    for (const auto& [key, count] : replies_) {
+      out += cat("ds4_http_replies_total{route=\"", key.first, "\",status=\"", key.second, "\"} ", count, "\n");
+    }
+    out += "# HELP ds4_answers_total Answers by how they ended.\n# TYPE ds4_answers_total counter\n";
+    for (const auto& [ending, count] : endings_) {
+      out += cat("ds4_answers_total{ending=\"", name_of(ending), "\"} ", count, "\n");
+    }
+  }
+  first_token_.write(out, "ds4_first_token_seconds", "From the request to the first token.");
+  per_token_.write(out, "ds4_token_seconds", "Time per token of an answer.");
+  queue_.write(out, "ds4_queue_seconds", "Time in the queue.");
+  return out;
+}
+
+}  // namespace ds4::server

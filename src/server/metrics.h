@@ -1,0 +1,47 @@
+// Counters for /metrics, in the text format of Prometheus. Any thread.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/worker.h"
+#include "server/api/answer.h"
+#include "server/http_server.h"
+
+namespace ds4::server {
+
+/// A histogram over seconds.
+class Histogram {
+ public:
+  explicit Histogram(std::vector<double> bounds) : bounds_(std::move(bounds)), counts_(bounds_.size() + 1) {}
+  void add(double seconds);
+  void write(std::string& out, std::string_view name, std::string_view help) const;
+
+ private:
+  std::vector<double> bounds_;
+  mutable std::mutex mutex_;
+  std::vector<std::uint64_t> counts_;
+  double sum_ = 0;
+};
+
+class Metrics {
+ public:
+  Metrics();
+  void count_reply(std::string_view route, int status);
+  void count_answer(const Usage& usage, Ending ending);
+  std::string text(const WorkerStats& worker, const HttpCounts& http, bool ready) const;
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<std::pair<std::string, int>, std::uint64_t> replies_;
+  std::map<Ending, std::uint64_t> endings_;
+  Histogram first_token_, per_token_, queue_;
+};
+
+}  // namespace ds4::server
