@@ -19,7 +19,7 @@ Result<std::unique_ptr<Backend>> create_backend(const BackendOptions& options) {
     return Error{ErrorCode::kNoDevice, "this build has no CUDA backend: build it with \"make cuda\""};
   constexpr const char* kExpected = "\"cpu\" or \"reference\"";
 #endif
-  return Error{ErrorCode::kUsage, cat("no backend \"", escaped(options.device), "\": expected ", kExpected)};
+  return Error{ErrorCode::kNoDevice, cat("no backend \"", escaped(options.device), "\": expected ", kExpected)};
 }
 
 }  // namespace ds4

@@ -21,9 +21,9 @@ namespace ds4::eval {
 struct CompareOptions {
   std::int64_t chunk = 512;    // tokens computed together, the BOS included
   std::int64_t block = 64;     // tokens drawn together by the bootstrap
-  std::optional<TokenId> bos;  // absent: a chunk's first token is only read
+  std::optional<TokenId> bos = {};  // absent: a chunk's first token is only read
   const std::atomic<bool>* cancel = nullptr;
-  std::function<void(std::int64_t done, std::int64_t total)> progress;
+  std::function<void(std::int64_t done, std::int64_t total)> progress = {};
 };
 
 /// One number of each scored token, in order.

@@ -20,10 +20,11 @@ class OneLead final : public TokenModel {
   int max_rows() const override { return 8; }
   int max_logit_rows() const override { return 8; }
   Result<std::unique_ptr<Track>> new_track() override { return std::unique_ptr<Track>(std::make_unique<Nothing>()); }
-  Status forward(Track& track, std::span<const TokenId> tokens, std::span<float> logits, const StepOptions&) override {
-    static_cast<Nothing&>(track).size += std::ssize(tokens);
-    for (std::size_t i = 0; i < logits.size(); ++i) {
-      logits[i] = i % static_cast<std::size_t>(vocab_) == static_cast<std::size_t>(favour_) ? lead_ : 0.0F;
+  Status forward(std::span<const TrackStep> steps, const StepOptions&) override {
+    for (const TrackStep& step : steps) {
+      static_cast<Nothing&>(*step.track).size += std::ssize(step.tokens);
+      for (std::size_t i = 0; i < step.logits.size(); ++i)
+        step.logits[i] = i % static_cast<std::size_t>(vocab_) == static_cast<std::size_t>(favour_) ? lead_ : 0.0F;
     }
     return {};
   }
