@@ -313,12 +313,13 @@ void App::drain() {
   http_->drain();
   if (service_ == nullptr) return;
   const auto end = Clock::now() + std::chrono::duration<double>(options_.drain_seconds);
-  while (service_->running() > 0 && Clock::now() < end && !hurry_) {
+  const auto busy = [&] { return service_->running() > 0 || waiting_bytes_ > 0; };
+  while (busy() && Clock::now() < end && !hurry_) {
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
   service_->cancel_all();
   const auto last = Clock::now() + std::chrono::seconds(5);
-  while (service_->running() > 0 && Clock::now() < last) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  while (busy() && Clock::now() < last) std::this_thread::sleep_for(std::chrono::milliseconds(10));
   // What has been written has to get out: connections close themselves when it is.
   const auto flushed = Clock::now() + std::chrono::seconds(hurry_ ? 0 : 2);
   while (http_->counts().open > 0 && Clock::now() < flushed) std::this_thread::sleep_for(std::chrono::milliseconds(20));
