@@ -207,7 +207,7 @@ TEST_F(Nano, ResponsesCallAToolInAStream) {
 }
 
 TEST_F(Nano, ToolsThatAreAskedFor) {
-  const std::string body = cat(R"({"messages":[{"role":"user","content":"Hello"}],"thinking":false,"max_tokens":100,)",
+  const std::string body = cat(R"({"messages":[{"role":"user","content":"What is the weather in Paris?"}],"thinking":false,"max_tokens":100,)",
                                R"("tools":[{"type":"function","function":)", kWeatherTool, "}],\"tool_choice\":");
   const Json named = json("/v1/chat/completions", body + R"({"type":"function","function":{"name":"get_weather"}}})");
   EXPECT_EQ(named["choices"][0]["message"]["tool_calls"][0]["function"]["name"], "get_weather") << named;
