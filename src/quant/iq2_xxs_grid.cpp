@@ -3,6 +3,7 @@
 #include <array>
 
 #include "quant/codec.h"
+#include "quant/block_search.h"
 
 namespace ds4 {
 namespace {
@@ -35,7 +36,16 @@ constexpr std::array<std::uint64_t, 256> expand_codes() {
 
 constexpr std::array<std::uint64_t, 256> kGrid = expand_codes();
 
+constexpr GridValues columns() {
+  GridValues values{};
+  for (std::size_t entry = 0; entry < kGrid.size(); ++entry)
+    for (unsigned i = 0; i < 8; ++i) values.at[i][entry] = static_cast<float>(kGrid[entry] >> (8 * i) & 0xff);
+  return values;
+}
+
 }  // namespace
+
+extern constexpr GridValues kGridValues = columns();
 
 const std::uint64_t* iq2_xxs_grid() { return kGrid.data(); }
 
