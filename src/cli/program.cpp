@@ -132,8 +132,8 @@ Status collect_imatrix(Console& console, ModelFile file, const Options& options)
   {
     Progress progress(console, "reading the data set");
     collect.progress = [&](std::uint64_t done, std::uint64_t total) { progress.update(done, total); };
-    DS4_ASSIGN_OR_RETURN(report, ds4::collect_imatrix(std::move(file), options.engine, dataset, options.imatrix_out,
-                                                      collect));
+    DS4_ASSIGN_OR_RETURN(report,
+                         ds4::collect_imatrix(std::move(file), options.engine, dataset, options.imatrix_out, collect));
   }
   console.note(cat(escaped(options.imatrix_out, 4096), ": ", report.prompts, " prompts, ", report.tokens, " tokens, ",
                    report.experts - report.unseen, " of ", report.experts, " experts seen"));

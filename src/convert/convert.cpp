@@ -95,8 +95,7 @@ class Conversion {
     if (fits(choice.type)) return choice.type;
     if (choice.forced)
       return usage(cat(escaped(tensor.name), ": rows of ", tensor.dims[0], " elements cannot be ",
-                       dtype_info(choice.type).name, ", which has blocks of ",
-                       dtype_info(choice.type).block_elements));
+                       dtype_info(choice.type).name, ", which has blocks of ", dtype_info(choice.type).block_elements));
     const DType instead = fits(DType::kQ8_0) ? DType::kQ8_0 : DType::kF16;
     fallbacks_[{choice.type, instead}].push_back(tensor.name);
     return instead;
@@ -110,12 +109,13 @@ class Conversion {
     std::vector<std::string> lossy;
     for (const TensorCopy& copy : copies_) {
       const auto stored = copy.input().stored;
-      if (stored && *stored != copy.type() && dtype_info(*stored).block_elements > 1 && is_smaller(copy.type(), *stored))
+      if (stored && *stored != copy.type() && dtype_info(*stored).block_elements > 1 &&
+          is_smaller(copy.type(), *stored))
         lossy.push_back(copy.input().name);
     }
     if (!lossy.empty())
-      note(cat(lossy.size(), " matrices are quantised from an already quantised form, which costs precision: ",
-               listed_names(lossy)));
+      note(cat(lossy.size(),
+               " matrices are quantised from an already quantised form, which costs precision: ", listed_names(lossy)));
   }
 
   static bool is_smaller(DType a, DType b) { return row_bytes(a, kWholeBlocks) < row_bytes(b, kWholeBlocks); }
@@ -171,8 +171,7 @@ class Conversion {
     std::vector<JournalEntry> verified;
     if (!claimed.empty() && writer_->resume().ok()) {
       DS4_ASSIGN_OR_RETURN(verified, verify(claimed));
-      note(cat("going on with an interrupted run: ", verified.size(), " of ", copies_.size(),
-               " tensors are complete"));
+      note(cat("going on with an interrupted run: ", verified.size(), " of ", copies_.size(), " tensors are complete"));
     } else {
       std::error_code ignored;
       if (fs::exists(part_path(), ignored)) note("the partial file that is there is of another run: starting anew");
@@ -231,7 +230,8 @@ class Conversion {
     return error;
   }
 
-  // ---- Writing -------------------------------------------------------------------------------------------------------
+  // ---- Writing
+  // -------------------------------------------------------------------------------------------------------
 
   Status copy_tensors() {
     struct Piece {
@@ -279,7 +279,8 @@ class Conversion {
     return journal_->add({copy.input().name, bytes.size(), hash});
   }
 
-  // ---- What was done, or would be ------------------------------------------------------------------------------------
+  // ---- What was done, or would be
+  // ------------------------------------------------------------------------------------
 
   ConvertReport report() const {
     ConvertReport report;
@@ -294,12 +295,13 @@ class Conversion {
   std::vector<PlanLine> plan_lines() const {
     std::vector<PlanLine> lines;
     for (int g = 0; g <= kTensorGroups; ++g) {
-      PlanLine line{g < kTensorGroups ? std::string(tensor_group_name(static_cast<TensorGroup>(g))) : "MTP block", {},
-                    0, 0, 0};
+      PlanLine line{
+          g < kTensorGroups ? std::string(tensor_group_name(static_cast<TensorGroup>(g))) : "MTP block", {}, 0, 0, 0};
       std::map<DType, std::size_t> found;
       for (const TensorCopy& copy : copies_) {
         const InputTensor& tensor = copy.input();
-        const int group = is_mtp(tensor.name) ? kTensorGroups : static_cast<int>(tensor_group(tensor.name, tensor.kind));
+        const int group =
+            is_mtp(tensor.name) ? kTensorGroups : static_cast<int>(tensor_group(tensor.name, tensor.kind));
         if (group != g) continue;
         ++line.tensors;
         line.elements += tensor.elements();

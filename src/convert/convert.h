@@ -20,8 +20,8 @@
 namespace ds4 {
 
 struct ConvertOptions {
-  std::string input;    // a folder with config.json, or a GGUF file
-  std::string output;   // the file to write
+  std::string input;   // a folder with config.json, or a GGUF file
+  std::string output;  // the file to write
   RecipeOptions recipe;
   std::string imatrix;  // an importance matrix; empty: all columns count alike
   bool overwrite = false;
@@ -43,8 +43,8 @@ struct ConvertEvents {
 
 struct ConvertReport {
   std::size_t tensors = 0;
-  std::size_t resumed = 0;  // of them, taken over from an interrupted run
-  std::size_t files = 0;    // read
+  std::size_t resumed = 0;         // of them, taken over from an interrupted run
+  std::size_t files = 0;           // read
   std::uint64_t input_bytes = 0;   // tensor data read
   std::uint64_t output_bytes = 0;  // size of the file
 };

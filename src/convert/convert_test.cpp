@@ -202,7 +202,7 @@ TEST(Convert, RowsThatNoBlockFitsBecomeF16) {
   const Outcome outcome = convert(checkpoint.folder.path(), checkpoint.folder.path("m.gguf"), DType::kQ8_0);
   ASSERT_TRUE(outcome.report.ok()) << outcome.report.error().message;
   EXPECT_THAT(outcome.notes,
-              Contains("6 matrices with rows that are no multiple of 32 are stored as f16: "
+              Contains("6 matrices with rows that are no multiple of 32 are stored as f16 in place of q8_0: "
                        "blk.0.attn_q_b.weight, blk.1.attn_q_b.weight, blk.1.indexer.attn_q_b.weight and 3 more"));
   const gguf::File model = open_model(checkpoint.folder.path("m.gguf"));
   EXPECT_EQ(model.find_tensor("blk.0.attn_q_b.weight")->type, DType::kF16);

@@ -173,7 +173,8 @@ TEST(QuantizeImatrix, ColumnsThatMatterAreCloser) {
   std::vector<std::string> notes;
   const ConvertEvents events{[&](std::string_view text) { notes.emplace_back(text); }, {}};
   ASSERT_TRUE(convert_model(options, events).ok());
-  EXPECT_THAT(notes, Contains(HasSubstr("quantised tensors are not in the importance matrix: blk.2.ffn_down_exps.weight")));
+  EXPECT_THAT(notes,
+              Contains(HasSubstr("quantised tensors are not in the importance matrix: blk.2.ffn_down_exps.weight")));
   const gguf::File original = open_model(nano());
   const gguf::File plain = open_model(folder.path("plain.gguf"));
   const gguf::File weighted = open_model(folder.path("weighted.gguf"));
@@ -204,9 +205,10 @@ TEST(QuantizeImatrix, OneThatDoesNotFit) {
   const TestFolder folder;
   ConvertOptions options = quick(folder.path("m.gguf"));
   options.imatrix = write_imatrix(folder, "blk.2.ffn_gate_exps.weight", 300);
-  EXPECT_THAT(convert_model(options, {}).error().message,
-              HasSubstr("m.dat: entry blk.2.ffn_gate_exps.weight at byte 4: expected 256 values, or 2048 for 8 experts, "
-                        "found 300"));
+  EXPECT_THAT(
+      convert_model(options, {}).error().message,
+      HasSubstr("m.dat: entry blk.2.ffn_gate_exps.weight at byte 4: expected 256 values, or 2048 for 8 experts, "
+                "found 300"));
   options.imatrix = write_imatrix(folder, "blk.99.ffn_gate_exps.weight", 2048);
   EXPECT_THAT(convert_model(options, {}).error().message,
               HasSubstr("none of its 1 entries is for a tensor that this conversion quantises; the first is blk.99"));

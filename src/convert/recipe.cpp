@@ -58,7 +58,8 @@ TensorGroup tensor_group(std::string_view name, TensorKind kind) {
   if (suffix.starts_with("attn_compressor_")) return TensorGroup::kCompressor;
   if (suffix.starts_with("indexer")) return TensorGroup::kIndexer;
   if (any({"ffn_gate_inp.weight"})) return TensorGroup::kRouter;
-  if (any({"ffn_gate_shexp.weight", "ffn_up_shexp.weight", "ffn_down_shexp.weight"})) return TensorGroup::kSharedExperts;
+  if (any({"ffn_gate_shexp.weight", "ffn_up_shexp.weight", "ffn_down_shexp.weight"}))
+    return TensorGroup::kSharedExperts;
   if (any({"ffn_gate_exps.weight", "ffn_up_exps.weight"})) return TensorGroup::kGateUp;
   if (any({"ffn_down_exps.weight"})) return TensorGroup::kDown;
   if (any({"e_proj.weight", "h_proj.weight", "nextn.e_proj.weight", "nextn.h_proj.weight", "nextn.eh_proj.weight"}))
@@ -68,8 +69,8 @@ TensorGroup tensor_group(std::string_view name, TensorKind kind) {
 
 std::string_view tensor_group_name(TensorGroup group) {
   constexpr std::array<std::string_view, kTensorGroups> kNames = {
-      "embedding",        "output matrix",  "hyper-connections", "vectors",         "attention",       "compressors", "indexers",
-      "router",           "shared experts", "routed gate and up", "routed down",    "MTP projections", "other"};
+      "embedding", "output matrix",  "hyper-connections",  "vectors",     "attention",       "compressors", "indexers",
+      "router",    "shared experts", "routed gate and up", "routed down", "MTP projections", "other"};
   return kNames[static_cast<std::size_t>(group)];
 }
 
@@ -163,7 +164,8 @@ DType Recipe::published(std::string_view name, TensorKind kind) const {
 DType Recipe::routed(std::string_view name, bool down) const {
   if (options_.name == "q8") return DType::kQ8_0;
   if (options_.name == "mxfp4") return DType::kMXFP4;
-  // The published draft block is Q4_K beside every model: it is small, and a draft that misses costs more than it saves.
+  // The published draft block is Q4_K beside every model: it is small, and a draft that misses costs more than it
+  // saves.
   if (options_.name == "q4" || is_mtp(name)) return DType::kQ4_K;
   const int layer = layer_of(name).value_or(-1);
   for (const LayerRange& range : options_.q4_layers)

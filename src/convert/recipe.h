@@ -59,7 +59,7 @@ struct RecipeOptions {
   std::string name;
   DType type = DType::kQ8_0;
   std::optional<DType> experts;
-  std::vector<LayerRange> q4_layers;  // of q2-q4; empty: the last six, as published
+  std::vector<LayerRange> q4_layers;    // of q2-q4; empty: the last six, as published
   std::vector<TypeOverride> overrides;  // the last that matches counts
 };
 

@@ -35,9 +35,8 @@ Result<TensorCopy> TensorCopy::make(const InputTensor& input, DType type, const 
   if (entry == nullptr || !uses_weights(type)) return copy;
   const std::uint64_t columns = input.dims[0];
   if (entry->size() != columns && entry->size() != columns * input.rows.size())
-    return importance->entry_error(
-        *entry, cat("expected ", columns, " values, or ", columns * input.rows.size(), " for ", input.rows.size(),
-                    " experts, found ", entry->size()));
+    return importance->entry_error(*entry, cat("expected ", columns, " values, or ", columns * input.rows.size(),
+                                               " for ", input.rows.size(), " experts, found ", entry->size()));
   copy.entry_ = entry;
   return copy;
 }

@@ -47,7 +47,7 @@ struct EngineOptions {
   int prefill_chunk = 0;            // tokens computed together; 0: 512
   bool all_logits = false;          // sessions can evaluate() whole chunks; costs chunk * vocabulary floats
   int sessions = 1;
-  int snapshots = 3;  // resume points kept per session
+  int snapshots = 3;        // resume points kept per session
   bool expert_tap = false;  // see ModelOptions
   BackendOptions backend;
   MemorySource memory;

@@ -54,7 +54,8 @@ class ExpertSums {
       const std::vector<float> x = means(layers_[l], layers_[l].x, hidden_);
       DS4_RETURN_IF_ERROR(writer.add(cat("blk.", l, ".ffn_gate_exps.weight"), x));
       DS4_RETURN_IF_ERROR(writer.add(cat("blk.", l, ".ffn_up_exps.weight"), x));
-      DS4_RETURN_IF_ERROR(writer.add(cat("blk.", l, ".ffn_down_exps.weight"), means(layers_[l], layers_[l].inner, inner_)));
+      DS4_RETURN_IF_ERROR(
+          writer.add(cat("blk.", l, ".ffn_down_exps.weight"), means(layers_[l], layers_[l].inner, inner_)));
     }
     return {};
   }
@@ -90,8 +91,7 @@ class ExpertSums {
     for (std::size_t e = 0; e < experts_; ++e) {
       for (std::size_t c = 0; c < columns; ++c) {
         const double prior = kPriorSamples * whole[c] / std::max(tokens, 1.0);
-        out[e * columns + c] =
-            static_cast<float>((sums[e * columns + c] + prior) / (layer.tokens[e] + kPriorSamples));
+        out[e * columns + c] = static_cast<float>((sums[e * columns + c] + prior) / (layer.tokens[e] + kPriorSamples));
       }
     }
     return out;

@@ -15,7 +15,7 @@
 namespace ds4 {
 
 struct ImatrixOptions {
-  std::string dataset_name;  // written to the file
+  std::string dataset_name;      // written to the file
   std::int64_t max_prompts = 0;  // 0: all
   std::int64_t max_tokens = 0;   // 0: all
   const std::atomic<bool>* cancel = nullptr;
@@ -33,8 +33,9 @@ struct ImatrixReport {
 /// the whole text. Surrounding white space is dropped, and so are empty prompts. Views into `text`.
 std::vector<std::string_view> split_imatrix_dataset(std::string_view text);
 
-/// Reads all prompts, each in its own context (in pieces of the context's length where it is longer), and writes `path`.
-/// Special tokens in the text count. A tensor with fewer tokens than a few per expert leans on the mean of its layer.
+/// Reads all prompts, each in its own context (in pieces of the context's length where it is longer), and writes
+/// `path`. Special tokens in the text count. A tensor with fewer tokens than a few per expert leans on the mean of its
+/// layer.
 Result<ImatrixReport> collect_imatrix(ModelFile file, const EngineOptions& engine, std::string_view dataset,
                                       const std::string& path, const ImatrixOptions& options);
 

@@ -229,8 +229,7 @@ Status Model::forward(std::span<const BatchRow> batch, std::span<float> logits, 
       DS4_RETURN_IF_ERROR(device.backend->download(tap.streams.data(), a.streams.data, bytes));
     }
     if (options.expert_tap)
-      DS4_RETURN_IF_ERROR(
-          expert_copies.show(*device.backend, static_cast<int>(layer), a, options.expert_tap));
+      DS4_RETURN_IF_ERROR(expert_copies.show(*device.backend, static_cast<int>(layer), a, options.expert_tap));
     if (options.progress) options.progress(static_cast<int>(layer) + 1);
   }
 

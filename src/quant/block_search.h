@@ -1,6 +1,6 @@
 // The inner loops of the searching encoders, compiled once for every instruction set (block_search.inl) and chosen at
-// start. All give the same bits: vectors run over sub-blocks, octets or points of the codebook, never over the terms of a
-// sum, so every sum has one order whatever the width.
+// start. All give the same bits: vectors run over sub-blocks, octets or points of the codebook, never over the terms of
+// a sum, so every sum has one order whatever the width.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,8 @@
 
 namespace ds4 {
 
-// ---- K formats: sub-blocks of codes with a scale and a minimum each --------------------------------------------------
+// ---- K formats: sub-blocks of codes with a scale and a minimum each
+// --------------------------------------------------
 
 /// What goes into a block: x = d * scale[j] * code - dmin * minimum[j] for sub-block j.
 struct KChoice {
@@ -20,7 +21,8 @@ struct KChoice {
   std::uint8_t code[kSuperBlock];  // in the order of the values
 };
 
-// ---- IQ2_XXS: octets that are points of a codebook -------------------------------------------------------------------
+// ---- IQ2_XXS: octets that are points of a codebook
+// -------------------------------------------------------------------
 //
 // With magnitudes b = |x|, the error of point g at scale u is  sum w (b - u g)^2 = sum w b^2 - 2 u a + u^2 q,  where
 // a = sum w b g and q = sum w g^2. Signs are free but for their parity: an octet with an odd number of minus signs must

@@ -14,7 +14,8 @@ constexpr float kRound = 0x1.8p23F;  // adding and taking it away again rounds t
 inline float least_of(float a, float b) { return a < b ? a : b; }
 inline float most_of(float a, float b) { return a > b ? a : b; }
 
-// ---- K formats -------------------------------------------------------------------------------------------------------
+// ---- K formats
+// -------------------------------------------------------------------------------------------------------
 
 /// kSubs sub-blocks of kLength values with codes 0..kTop; scales and minima are 0..kSteps times d and dmin.
 ///
@@ -28,8 +29,8 @@ class KSearch {
   explicit KSearch(const ScaledBlock& block) : block_(block) {
     for (int i = 0; i < kLength; ++i) {
       for (int j = 0; j < kSubs; ++j) {
-        x_[i].at(j) = block.x[j * kLength + i];
-        w_[i].at(j) = block.w[j * kLength + i];
+        x_[i].set(j, block.x[j * kLength + i]);
+        w_[i].set(j, block.w[j * kLength + i]);
       }
     }
     for (int i = 0; i < kLength; ++i) {
@@ -67,8 +68,8 @@ class KSearch {
   /// One value per sub-block.
   struct Lanes {
     V v[kParts] = {};
-    float& at(int j) { return reinterpret_cast<float*>(v)[j]; }
-    float at(int j) const { return reinterpret_cast<const float*>(v)[j]; }
+    float at(int j) const { return v[j / kLanes][j % kLanes]; }
+    void set(int j, float value) { v[j / kLanes][j % kLanes] = value; }
     void fill(float value) {
       for (V& part : v) part = V{} + value;
     }
@@ -352,13 +353,17 @@ class KSearch {
   }
 
   // A range of more steps than there are codes clips its ends, one of fewer leaves codes unused.
-  static constexpr float kTops[7] = {kTop,         kTop == 3 ? 2.4F : 14.4F, kTop == 3 ? 2.7F : 15.6F,
-                                     kTop == 3 ? 3.4F : 16.4F, kTop == 3 ? 3.9F : 17.4F,
-                                     kTop == 3 ? 4.5F : 13.5F, kTop == 3 ? 2.0F : 12.0F};
+  static constexpr float kTops[7] = {kTop,
+                                     kTop == 3 ? 2.4F : 14.4F,
+                                     kTop == 3 ? 2.7F : 15.6F,
+                                     kTop == 3 ? 3.4F : 16.4F,
+                                     kTop == 3 ? 3.9F : 17.4F,
+                                     kTop == 3 ? 4.5F : 13.5F,
+                                     kTop == 3 ? 2.0F : 12.0F};
   static constexpr int kRounds = 3;
   static constexpr int kStepCandidates = 14;
   static constexpr int kImprovements = 6;
-  static constexpr float kNeighbours[9][2] = {{0, 0},  {1, 0},   {-1, 0}, {0, 1}, {0, -1},
+  static constexpr float kNeighbours[9][2] = {{0, 0}, {1, 0},   {-1, 0}, {0, 1}, {0, -1},
                                               {1, 1}, {-1, -1}, {1, -1}, {-1, 1}};
 
   const ScaledBlock& block_;
@@ -371,7 +376,8 @@ class KSearch {
 void q2_k(const ScaledBlock& block, KChoice& choice) { KSearch<16, 16, 3, 15>(block).search(choice); }
 void q4_k(const ScaledBlock& block, KChoice& choice) { KSearch<8, 32, 15, 63>(block).search(choice); }
 
-// ---- IQ2_XXS ---------------------------------------------------------------------------------------------------------
+// ---- IQ2_XXS
+// ---------------------------------------------------------------------------------------------------------
 
 typedef VectorOf<kWidth>::type Vector;
 typedef VectorOf<kWidth>::integers Integers;

@@ -130,10 +130,12 @@ void decode_iq2_xxs(Bytes block, float* out) {
 }
 
 void decode_mxfp4(Bytes block, float* out) {
+  static constexpr float kValues[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
+                                        -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
   const float scale = e8m0_to_f32(block[0]);
   for (int i = 0; i < 16; ++i) {
-    out[i] = scale * e2m1_to_f32(block[1 + i]);
-    out[16 + i] = scale * e2m1_to_f32(block[1 + i] >> 4);
+    out[i] = scale * kValues[block[1 + i] & 15];
+    out[16 + i] = scale * kValues[block[1 + i] >> 4];
   }
 }
 
@@ -157,24 +159,15 @@ void decode_row(DType type, const void* source, float* destination, std::size_t 
   DS4_CHECK(elements % dtype_info(type).block_elements == 0);
   const Bytes bytes = static_cast<Bytes>(source);
   switch (type) {
-    case DType::kF32:
-      return decode_blocks<DType::kF32, decode_f32>(bytes, destination, elements);
-    case DType::kF16:
-      return decode_blocks<DType::kF16, decode_f16>(bytes, destination, elements);
-    case DType::kBF16:
-      return decode_blocks<DType::kBF16, decode_bf16>(bytes, destination, elements);
-    case DType::kQ8_0:
-      return decode_blocks<DType::kQ8_0, decode_q8_0>(bytes, destination, elements);
-    case DType::kQ4_K:
-      return decode_blocks<DType::kQ4_K, decode_q4_k>(bytes, destination, elements);
-    case DType::kQ2_K:
-      return decode_blocks<DType::kQ2_K, decode_q2_k>(bytes, destination, elements);
-    case DType::kIQ2_XXS:
-      return decode_blocks<DType::kIQ2_XXS, decode_iq2_xxs>(bytes, destination, elements);
-    case DType::kMXFP4:
-      return decode_blocks<DType::kMXFP4, decode_mxfp4>(bytes, destination, elements);
-    case DType::kI32:
-      break;
+    case DType::kF32: return decode_blocks<DType::kF32, decode_f32>(bytes, destination, elements);
+    case DType::kF16: return decode_blocks<DType::kF16, decode_f16>(bytes, destination, elements);
+    case DType::kBF16: return decode_blocks<DType::kBF16, decode_bf16>(bytes, destination, elements);
+    case DType::kQ8_0: return decode_blocks<DType::kQ8_0, decode_q8_0>(bytes, destination, elements);
+    case DType::kQ4_K: return decode_blocks<DType::kQ4_K, decode_q4_k>(bytes, destination, elements);
+    case DType::kQ2_K: return decode_blocks<DType::kQ2_K, decode_q2_k>(bytes, destination, elements);
+    case DType::kIQ2_XXS: return decode_blocks<DType::kIQ2_XXS, decode_iq2_xxs>(bytes, destination, elements);
+    case DType::kMXFP4: return decode_blocks<DType::kMXFP4, decode_mxfp4>(bytes, destination, elements);
+    case DType::kI32: break;
   }
   check_failed("a type of real numbers", __FILE__, __LINE__);
 }

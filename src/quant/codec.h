@@ -25,8 +25,8 @@ bool can_encode(DType type);
 bool uses_weights(DType type);
 
 /// Encodes `elements` f32 values. F32, F16, BF16: round to nearest even. Q8_0: scale = absmax / 127 per 32.
-/// The others search for a small sum of weights[i] * error[i]^2 over each block; without weights all count alike. Weights
-/// are finite and not negative, one per element. A block with a value that is not finite decodes as NaN.
+/// The others search for a small sum of weights[i] * error[i]^2 over each block; without weights all count alike.
+/// Weights are finite and not negative, one per element. A block with a value that is not finite decodes as NaN.
 void encode_row(DType type, const float* source, void* destination, std::size_t elements,
                 const float* weights = nullptr);
 

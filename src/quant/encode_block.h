@@ -1,6 +1,6 @@
-// One block of a search format at a time: the inside of encode_row(). Each minimises sum(weights[i] * (values[i] - decoded
-// [i])^2) over what the block can say. Values are finite, weights finite and not negative; the caller sees to both.
-// Pure functions, any thread; the same input gives the same block on every machine.
+// One block of a search format at a time: the inside of encode_row(). Each minimises sum(weights[i] * (values[i] -
+// decoded [i])^2) over what the block can say. Values are finite, weights finite and not negative; the caller sees to
+// both. Pure functions, any thread; the same input gives the same block on every machine.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// IQ2_XXS: eight groups of four octets; an octet is a point of the codebook with signs, a group has a scale of 4 bits, a
-// block has d (spec section 9). Element i of an octet is +-u * point[i] with u = d * (2 s + 1) / 8.
+// IQ2_XXS: eight groups of four octets; an octet is a point of the codebook with signs, a group has a scale of 4 bits,
+// a block has d (spec section 9). Element i of an octet is +-u * point[i] with u = d * (2 s + 1) / 8.
 //
 //   1. For every octet, how well each point fits, signs included (block_search.h), and the best points at a few scales
 //      around the one its group will want. Between neighbouring scales the best point hardly changes, so these few

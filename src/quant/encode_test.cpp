@@ -1,4 +1,5 @@
-// The searching encoders: how good they are on rows with known statistics, and that they find what can be found exactly.
+// The searching encoders: how good they are on rows with known statistics, and that they find what can be found
+// exactly.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -147,7 +148,8 @@ TEST(EncodeExact, KBlocksOfKnownParts) {
         const int minimum = j == 1 ? steps : static_cast<int>(random()) % (steps + 1);
         for (int i = 0; i < length; ++i) {
           const int code = i == 0 ? 0 : i == 1 ? top : static_cast<int>(random() % static_cast<unsigned>(top + 1));
-          row[j * length + i] = 0.03125F * static_cast<float>(std::abs(scale) * code) - 0.0625F * static_cast<float>(std::abs(minimum));
+          row[j * length + i] =
+              0.03125F * static_cast<float>(std::abs(scale) * code) - 0.0625F * static_cast<float>(std::abs(minimum));
         }
       }
       EXPECT_LT(error(row, round_trip(type, row)), 2e-4 * error(row, Row(256))) << name_of(type) << " " << round;

@@ -128,8 +128,9 @@ Result<Imatrix> Imatrix::parse(std::span<const std::byte> bytes, const std::stri
 }
 
 const Imatrix::Entry* Imatrix::find(std::string_view name) const {
-  const auto found = std::lower_bound(by_name_.begin(), by_name_.end(), name,
-                                      [&](std::uint32_t i, std::string_view wanted) { return entries_[i].name < wanted; });
+  const auto found =
+      std::lower_bound(by_name_.begin(), by_name_.end(), name,
+                       [&](std::uint32_t i, std::string_view wanted) { return entries_[i].name < wanted; });
   return found != by_name_.end() && entries_[*found].name == name ? &entries_[*found] : nullptr;
 }
 
@@ -158,7 +159,8 @@ Result<ImatrixWriter> ImatrixWriter::create(const std::string& path, std::int32_
 
 ImatrixWriter::~ImatrixWriter() {
   // Nobody is left to tell of a failure; a partial file that cannot be removed keeps its telling name.
-  if (file_) [[maybe_unused]] const Status removed = disk_->remove(path_ + ".part");
+  if (file_) [[maybe_unused]]
+    const Status removed = disk_->remove(path_ + ".part");
 }
 
 Status ImatrixWriter::put(std::span<const std::byte> bytes) {

@@ -30,8 +30,8 @@ class Imatrix {
   /// One tensor: [columns], or [experts][columns].
   struct Entry {
     std::string_view name;
-    std::int32_t calls = 1;     // the values in the file are sums of so many means
-    std::uint64_t offset = 0;   // of the entry in the file
+    std::int32_t calls = 1;    // the values in the file are sums of so many means
+    std::uint64_t offset = 0;  // of the entry in the file
     std::span<const std::byte> raw;
     std::uint64_t size() const { return raw.size() / sizeof(float); }
   };
@@ -42,8 +42,8 @@ class Imatrix {
   /// Means [first, first + out.size()) of the entry.
   static void read(const Entry& entry, std::uint64_t first, std::span<float> out);
 
-  std::int32_t chunks() const { return chunks_; }             // 0: the file does not say
-  std::string_view dataset() const { return dataset_; }       // what the statistics were taken from; may be empty
+  std::int32_t chunks() const { return chunks_; }        // 0: the file does not say
+  std::string_view dataset() const { return dataset_; }  // what the statistics were taken from; may be empty
   Error entry_error(const Entry& entry, std::string_view what) const;
 
  private:

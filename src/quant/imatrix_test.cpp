@@ -102,7 +102,8 @@ TEST(Imatrix, TheEndMayBeMissing) {
 }
 
 TEST(Imatrix, Refusals) {
-  EXPECT_EQ(Bytes().error(), "m.dat: number of entries at byte 0: expected 4 bytes, found 0 before the end of the file");
+  EXPECT_EQ(Bytes().error(),
+            "m.dat: number of entries at byte 0: expected 4 bytes, found 0 before the end of the file");
   EXPECT_THAT(Bytes().number(0).error(), HasSubstr("number of entries at byte 0: expected 1 to 65536, found 0"));
   EXPECT_THAT(Bytes().number(-1).error(), HasSubstr("found -1"));
   EXPECT_THAT(Bytes().number(70000).error(), HasSubstr("found 70000"));
@@ -159,7 +160,8 @@ TEST(Imatrix, WriterAndReaderAgree) {
 
 TEST(Imatrix, AFailedWriteLeavesNothing) {
   const Scratch scratch;
-  for (const auto call : {FaultyFileSystem::Call::kWrite, FaultyFileSystem::Call::kSync, FaultyFileSystem::Call::kRename}) {
+  for (const auto call :
+       {FaultyFileSystem::Call::kWrite, FaultyFileSystem::Call::kSync, FaultyFileSystem::Call::kRename}) {
     FaultyFileSystem disk(FileSystem::real());
     disk.fail(call, call == FaultyFileSystem::Call::kWrite ? 3 : 1, "No space left on device");
     const auto attempt = [&]() -> Status {

@@ -2,8 +2,8 @@
 // as the 16-bit codes sum(level_i * 4^i), in the order of the format (ascending).
 #include <array>
 
-#include "quant/codec.h"
 #include "quant/block_search.h"
+#include "quant/codec.h"
 
 namespace ds4 {
 namespace {
