@@ -167,7 +167,8 @@ struct ExpertsArgs {          // §2.9: sum of the routed experts, in ascending 
   const Weight& shared_down;
   float limit;  // SwiGLU clamp of the routed experts
   float shared_limit;
-  Tensor y;  // out [rows, d]
+  Tensor y;           // out [rows, d]
+  Tensor inner = {};  // out [rows, experts_used, expert_ff], if given: what W2 of each expert is multiplied with
 };
 struct LogitsArgs {      // §2.10
   Tensor h;              // [logit rows, d], normalised
@@ -181,6 +182,9 @@ class Backend {
 
   /// "reference", "cpu/avx512", ...: what runs, for people.
   virtual std::string name() const = 0;
+
+  /// Whether experts() can fill ExpertsArgs::inner.
+  virtual bool shows_inner() const { return false; }
 
   // --- memory; planned before anything is allocated
   /// What the device still has for everything counted below; nullopt: the host's memory, which others know better.

@@ -38,6 +38,11 @@ class FaultyFileSystem : public FileSystem {
     DS4_ASSIGN_OR_RETURN(std::unique_ptr<OutputFile> file, below_.create(path));
     return std::unique_ptr<OutputFile>(std::make_unique<FaultyFile>(*this, path, std::move(file)));
   }
+  Result<std::unique_ptr<OutputFile>> reopen(const std::string& path) override {
+    DS4_RETURN_IF_ERROR(check(Call::kCreate, path));
+    DS4_ASSIGN_OR_RETURN(std::unique_ptr<OutputFile> file, below_.reopen(path));
+    return std::unique_ptr<OutputFile>(std::make_unique<FaultyFile>(*this, path, std::move(file)));
+  }
   Status rename(const std::string& from, const std::string& to) override {
     DS4_RETURN_IF_ERROR(check(Call::kRename, from));
     return below_.rename(from, to);

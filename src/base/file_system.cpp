@@ -75,21 +75,13 @@ class RealOutputFile : public OutputFile {
 class RealFileSystem : public FileSystem {
  public:
   Result<std::unique_ptr<OutputFile>> create(const std::string& path) override {
-    // O_NONBLOCK: a pipe without a reader must fail, not hang. No O_TRUNC: the content may belong to a running writer
-    // until the lock is ours.
-    Descriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666));
-    if (file.get() < 0) return io_error(path, "create", errno);
-    struct stat opened{};
-    if (::fstat(file.get(), &opened) != 0) return io_error(path, "stat", errno);
-    if (!S_ISREG(opened.st_mode))
-      return Error{ErrorCode::kIo, cat(escaped(path, 4096), ": expected a regular file, found a device or pipe")};
-    // A file system without locks is no reason to refuse.
-    if (::flock(file.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) return busy(path);
-    // The holder of the lock may have renamed the file between our open and our lock: then it is not ours to empty.
-    struct stat named{};
-    if (::stat(path.c_str(), &named) != 0 || named.st_ino != opened.st_ino || named.st_dev != opened.st_dev)
-      return busy(path);
+    DS4_ASSIGN_OR_RETURN(Descriptor file, open_locked(path, O_CREAT));
     if (::ftruncate(file.get(), 0) != 0) return io_error(path, "empty", errno);
+    return std::unique_ptr<OutputFile>(std::make_unique<RealOutputFile>(path, std::move(file)));
+  }
+
+  Result<std::unique_ptr<OutputFile>> reopen(const std::string& path) override {
+    DS4_ASSIGN_OR_RETURN(Descriptor file, open_locked(path, 0));
     return std::unique_ptr<OutputFile>(std::make_unique<RealOutputFile>(path, std::move(file)));
   }
 
@@ -114,6 +106,24 @@ class RealFileSystem : public FileSystem {
   }
 
  private:
+  static Result<Descriptor> open_locked(const std::string& path, int flags) {
+    // O_NONBLOCK: a pipe without a reader must fail, not hang. No O_TRUNC: the content may belong to a running writer
+    // until the lock is ours.
+    Descriptor file(::open(path.c_str(), flags | O_WRONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666));
+    if (file.get() < 0) return io_error(path, (flags & O_CREAT) != 0 ? "create" : "open", errno);
+    struct stat opened{};
+    if (::fstat(file.get(), &opened) != 0) return io_error(path, "stat", errno);
+    if (!S_ISREG(opened.st_mode))
+      return Error{ErrorCode::kIo, cat(escaped(path, 4096), ": expected a regular file, found a device or pipe")};
+    // A file system without locks is no reason to refuse.
+    if (::flock(file.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) return busy(path);
+    // The holder of the lock may have renamed the file between our open and our lock: then it is not ours to empty.
+    struct stat named{};
+    if (::stat(path.c_str(), &named) != 0 || named.st_ino != opened.st_ino || named.st_dev != opened.st_dev)
+      return busy(path);
+    return file;
+  }
+
   static Error busy(const std::string& path) {
     return Error{ErrorCode::kIo, cat(escaped(path, 4096), ": another process is writing this file")};
   }

@@ -36,6 +36,8 @@ class FileSystem {
   /// An empty file for writing; whatever it held is gone. Never a link, pipe or device, and never a file that another
   /// OutputFile, in any process, holds open.
   virtual Result<std::unique_ptr<OutputFile>> create(const std::string& path) = 0;
+  /// The same for a file that exists, with what it holds.
+  virtual Result<std::unique_ptr<OutputFile>> reopen(const std::string& path) = 0;
   /// Replaces `to` if it exists.
   virtual Status rename(const std::string& from, const std::string& to) = 0;
   virtual Status remove(const std::string& path) = 0;

@@ -85,6 +85,11 @@ constexpr std::string_view kDiagnostics = R"(Diagnostics
                           tokens of each step, as JSON
   --logprobs-top-k K      how many of them [20]
   --perplexity-file FILE  score the text of FILE
+  --imatrix-dataset FILE  read the prompts of FILE (after lines "===== DS4_IMATRIX_PROMPT",
+                          or all of it as one) and measure which columns of the experts matter
+  --imatrix-out FILE      where to write that, for ds4-quantize --imatrix
+  --imatrix-max-prompts N, --imatrix-max-tokens N
+                          stop early
   --version               print the version
 )";
 

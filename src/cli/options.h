@@ -35,8 +35,13 @@ struct Options {
   std::int64_t logprobs_top_k = 20;
   std::string perplexity_file;
 
+  std::string imatrix_dataset;
+  std::string imatrix_out;
+  std::int64_t imatrix_max_prompts = 0;  // 0: all
+  std::int64_t imatrix_max_tokens = 0;
+
   bool one_shot() const { return prompt || !prompt_file.empty() || !tokens_file.empty(); }
-  bool chats() const { return !one_shot() && perplexity_file.empty(); }
+  bool chats() const { return !one_shot() && perplexity_file.empty() && imatrix_dataset.empty(); }
 };
 
 /// Tokens of context from which Think Max is used: its long reasoning needs the room.

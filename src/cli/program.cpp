@@ -10,6 +10,7 @@
 #include "cli/model_path.h"
 #include "cli/prompt_source.h"
 #include "cli/turn.h"
+#include "engine/imatrix.h"
 
 namespace ds4::cli {
 
@@ -20,8 +21,11 @@ Error usage(std::string message) { return Error{ErrorCode::kUsage, std::move(mes
 /// Combinations that no single flag can refuse.
 Status check(const Options& options) {
   const int sources = (options.prompt ? 1 : 0) + !options.prompt_file.empty() + !options.tokens_file.empty() +
-                      !options.perplexity_file.empty();
-  if (sources > 1) return usage("give one of --prompt, --prompt-file, --tokens-file and --perplexity-file");
+                      !options.perplexity_file.empty() + !options.imatrix_dataset.empty();
+  if (sources > 1)
+    return usage("give one of --prompt, --prompt-file, --tokens-file, --perplexity-file and --imatrix-dataset");
+  if (options.imatrix_dataset.empty() != options.imatrix_out.empty())
+    return usage("--imatrix-dataset and --imatrix-out belong together");
   const bool needs_prompt =
       options.dump_tokens || !options.dump_logits.empty() || !options.dump_logprobs.empty() || options.print_tokens;
   if (needs_prompt && sources == 0)
@@ -117,6 +121,25 @@ Status run_perplexity(Console& console, Session& session, const Engine& engine, 
   return perplexity(console, session, tokens, std::min(options.max_tokens, engine.context() - 31));
 }
 
+Status collect_imatrix(Console& console, ModelFile file, const Options& options) {
+  DS4_ASSIGN_OR_RETURN(const std::string dataset, read_input(options.imatrix_dataset));
+  ImatrixOptions collect;
+  collect.dataset_name = options.imatrix_dataset;
+  collect.max_prompts = options.imatrix_max_prompts;
+  collect.max_tokens = options.imatrix_max_tokens;
+  collect.cancel = &interrupted();
+  ImatrixReport report;
+  {
+    Progress progress(console, "reading the data set");
+    collect.progress = [&](std::uint64_t done, std::uint64_t total) { progress.update(done, total); };
+    DS4_ASSIGN_OR_RETURN(report,
+                         ds4::collect_imatrix(std::move(file), options.engine, dataset, options.imatrix_out, collect));
+  }
+  console.note(cat(escaped(options.imatrix_out, 4096), ": ", report.prompts, " prompts, ", report.tokens, " tokens, ",
+                   report.experts - report.unseen, " of ", report.experts, " experts seen"));
+  return {};
+}
+
 Status verify(Console& console, const ModelFile& file) {
   Progress progress(console, "verifying");
   DS4_ASSIGN_OR_RETURN(const VerifyReport report,
@@ -148,6 +171,7 @@ Status run_with(Console& console, Options& options) {
     return {};
   }
 
+  if (!options.imatrix_dataset.empty()) return collect_imatrix(console, std::move(file), options);
   DS4_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, load_engine(console, std::move(file), options));
   if (!options.seed_given) options.sampling.seed = seed_from_clock();
   if (!options.one_shot() && options.perplexity_file.empty())

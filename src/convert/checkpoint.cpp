@@ -86,6 +86,12 @@ Checkpoint::Entry Checkpoint::find(std::string_view name) const {
   return found == tensors_.end() ? Entry{} : found->second;
 }
 
+std::vector<std::string> Checkpoint::shard_paths() const {
+  std::vector<std::string> paths;
+  for (const auto& shard : shards_) paths.push_back(shard->path());
+  return paths;
+}
+
 std::vector<std::string_view> Checkpoint::names() const {
   std::vector<std::string_view> names;
   for (const auto& shard : shards_)

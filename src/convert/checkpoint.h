@@ -29,6 +29,7 @@ class Checkpoint {
   std::vector<std::string_view> names() const;
   const std::string& directory() const { return directory_; }
   std::size_t shard_count() const { return shards_.size(); }
+  std::vector<std::string> shard_paths() const;
 
  private:
   Status add_shard(const std::string& file_name);

@@ -2,31 +2,10 @@
 
 #include <vector>
 
-#include "base/check.h"
 #include "base/text.h"
 
 namespace ds4 {
 namespace {
-
-/// general.file_type, as other tools number "mostly of this type".
-std::uint32_t file_type_id(DType type) {
-  switch (type) {
-    case DType::kF32:
-      return 0;
-    case DType::kF16:
-      return 1;
-    case DType::kQ8_0:
-      return 7;
-    case DType::kBF16:
-      return 32;
-    case DType::kQ4_K:
-      return 14;
-    case DType::kIQ2_XXS:
-      return 19;
-    default:
-      check_failed("a type that most matrices of a file have", __FILE__, __LINE__);
-  }
-}
 
 /// Adds keys below "deepseek4.".
 class FamilyKeys {
@@ -86,12 +65,12 @@ void add_experts(const CheckpointConfig& config, FamilyKeys& keys) {
 
 }  // namespace
 
-void add_model_metadata(const CheckpointConfig& config, const std::string& model_name, DType type,
+void add_model_metadata(const CheckpointConfig& config, const std::string& model_name, std::uint32_t file_type,
                         gguf::Writer& writer) {
   constexpr std::uint32_t kQuantizationVersion = 2;
   writer.add_string("general.architecture", "deepseek4");
   writer.add_string("general.name", model_name);
-  writer.add_u32("general.file_type", file_type_id(type));
+  writer.add_u32("general.file_type", file_type);
   writer.add_u32("general.quantization_version", kQuantizationVersion);
   FamilyKeys keys(writer);
   keys.u32("block_count", config.num_hidden_layers);

@@ -1,17 +1,17 @@
 // The metadata of a model file (spec sections 1.1 and 5.3).
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "convert/checkpoint_config.h"
 #include "gguf/writer.h"
-#include "quant/dtype.h"
 #include "tokenizer/tokenizer.h"
 
 namespace ds4 {
 
-/// general.* and deepseek4.*. `type` is that of most matrices.
-void add_model_metadata(const CheckpointConfig& config, const std::string& model_name, DType type,
+/// general.* and deepseek4.*. `file_type` is general.file_type.
+void add_model_metadata(const CheckpointConfig& config, const std::string& model_name, std::uint32_t file_type,
                         gguf::Writer& writer);
 
 /// tokenizer.ggml.*

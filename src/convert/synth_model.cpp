@@ -9,10 +9,12 @@
 #include "base/text.h"
 #include "convert/checkpoint_config.h"
 #include "convert/jobs.h"
+#include "convert/model_input.h"
 #include "convert/model_metadata.h"
-#include "quant/random_weights.h"
+#include "convert/recipe.h"
 #include "convert/tensor_names.h"
 #include "gguf/writer.h"
+#include "quant/random_weights.h"
 #include "tokenizer/byte_map.h"
 
 namespace ds4 {
@@ -81,23 +83,6 @@ Tokenizer::Tables byte_tokenizer(const CheckpointConfig& config) {
   return tables;
 }
 
-/// The types of the published files (spec section 5.4).
-DType published_type(const TensorPlan& plan, Mix mix) {
-  if (plan.kind == TensorKind::kVector) return DType::kF32;
-  if (plan.kind == TensorKind::kTokenTable) return DType::kI32;
-  if (plan.name.ends_with("_exps.weight")) {
-    if (mix == Mix::kQ4) return DType::kQ4_K;
-    return plan.name.ends_with("down_exps.weight") ? DType::kQ2_K : DType::kIQ2_XXS;
-  }
-  constexpr std::array kQ8 = {"attn_q_a.weight",      "attn_kv.weight",        "attn_output_a.weight",
-                              "attn_output_b.weight", "ffn_gate_shexp.weight", "ffn_up_shexp.weight",
-                              "ffn_down_shexp.weight"};
-  const bool q8 = plan.name == "output.weight" ||
-                  (plan.name.ends_with("attn_q_b.weight") && !plan.name.ends_with("indexer.attn_q_b.weight")) ||
-                  std::ranges::any_of(kQ8, [&](const char* name) { return plan.name.ends_with(name); });
-  return q8 ? DType::kQ8_0 : DType::kF16;
-}
-
 class SynthTensor {
  public:
   SynthTensor(TensorPlan plan, DType type, gguf::Writer& writer)
@@ -156,13 +141,15 @@ Result<SynthReport> write_synth_model(const SynthOptions& options) {
   DS4_RETURN_IF_ERROR(check_options(options));
   const CheckpointConfig config = flash_config(options);
   gguf::Writer writer(options.output);
-  add_model_metadata(config, "synthetic DeepSeek V4 Flash shapes",
-                     options.mix == Mix::kQ2 ? DType::kIQ2_XXS : DType::kQ4_K, writer);
+  RecipeOptions published;
+  published.name = options.mix == Mix::kQ2 ? "q2" : "q4";
+  DS4_ASSIGN_OR_RETURN(const Recipe recipe, Recipe::make(published, options.layers));
+  add_model_metadata(config, "synthetic DeepSeek V4 Flash shapes", file_type_id(recipe.main_type()), writer);
   add_tokenizer_metadata(byte_tokenizer(config), writer);
   std::vector<SynthTensor> tensors;
   std::uint64_t total = 0;
   for (TensorPlan& plan : plan_tensors(config)) {
-    const DType type = published_type(plan, options.mix);
+    const DType type = recipe.choose(plan.name, plan.kind).type;
     tensors.emplace_back(std::move(plan), type, writer);
     total += writer.tensor_bytes(tensors.back().index());
   }

@@ -1,50 +1,53 @@
-// One tensor of the model file and where its values come from; and the threads that copy them all.
+// One tensor on its way from the input to the model file, cut into pieces that any thread can do.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
-#include <string_view>
-#include <unordered_set>
 #include <vector>
 
 #include "base/result.h"
-#include "convert/checkpoint.h"
-#include "convert/jobs.h"
-#include "convert/tensor_names.h"
-#include "convert/weight_reader.h"
+#include "convert/model_input.h"
 #include "gguf/writer.h"
 #include "quant/dtype.h"
+#include "quant/imatrix.h"
 
 namespace ds4 {
 
 class TensorCopy {
  public:
-  /// Finds and checks every source. Expert ids in a token table must be below `experts`. The Checkpoint must outlive
-  /// this.
-  static Result<TensorCopy> open(const Checkpoint& checkpoint, TensorPlan plan, DType type, std::uint32_t experts);
+  /// The input must outlive this. `importance` may be null; its entry must fit the tensor.
+  static Result<TensorCopy> make(const InputTensor& input, DType type, const Imatrix* importance);
 
   void declare(gguf::Writer& writer);
-  /// Reads, encodes and writes the whole tensor in pieces of a few megabytes. After declare() and the writer's begin().
-  Status run(gguf::Writer& writer, const JobStep& step) const;
-
-  /// Adds the names of all checkpoint tensors that this one reads.
-  void collect_sources(std::unordered_set<std::string_view>& names) const;
-  std::uint64_t input_bytes() const;
+  const InputTensor& input() const { return *input_; }
+  DType type() const { return type_; }
+  std::size_t index() const { return index_; }  // in the writer, after declare()
   std::uint64_t output_bytes() const;
+  bool weighted() const { return entry_ != nullptr; }
+
+  std::uint64_t pieces() const { return pieces_; }
+  /// How much work a piece is, in units of copying one element: for telling how long the rest will take.
+  std::uint64_t piece_cost(std::uint64_t piece) const;
+  /// Reads, encodes and writes one piece, a few megabytes. Returns the bytes written.
+  Result<std::uint64_t> run(std::uint64_t piece, gguf::Writer& writer) const;
+  /// The input will not be read again.
+  void release() const;
 
  private:
-  Status run_source(const WeightReader& source, std::uint64_t offset, gguf::Writer& writer, const JobStep& step) const;
-  Status run_token_table(gguf::Writer& writer, const JobStep& step) const;
+  struct Rows {
+    std::uint64_t matrix;
+    std::uint64_t first;
+    std::uint64_t count;
+  };
+  Rows rows_of(std::uint64_t piece) const;
+  std::uint64_t rows_per_piece() const;
 
-  TensorPlan plan_;
+  const InputTensor* input_ = nullptr;
   DType type_{};
-  std::size_t index_ = 0;              // in the writer
-  std::vector<WeightReader> sources_;  // of a matrix or vector
-  Checkpoint::Entry table_;            // of a token table
-  std::uint32_t experts_ = 0;
+  const Imatrix::Entry* entry_ = nullptr;
+  std::size_t index_ = 0;
+  std::uint64_t pieces_ = 1;
 };
-
-/// Copies all tensors, each by one thread. The first error stops everything.
-Status copy_tensors(std::span<const TensorCopy> copies, gguf::Writer& writer, const JobSettings& settings);
 
 }  // namespace ds4

@@ -19,13 +19,13 @@ struct Outcome {
 inline Outcome convert(const std::string& checkpoint, const std::string& output, DType type, int threads = 2) {
   std::vector<std::string> notes;
   ConvertOptions options;
-  options.checkpoint = checkpoint;
+  options.input = checkpoint;
   options.output = output;
-  options.type = type;
+  options.recipe.type = type;
   options.threads = threads;
   ConvertEvents events;
   events.note = [&](std::string_view text) { notes.emplace_back(text); };
-  auto report = convert_checkpoint(options, events);
+  auto report = convert_model(options, events);
   return {std::move(report), std::move(notes)};
 }
 

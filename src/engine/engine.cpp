@@ -27,6 +27,7 @@ Result<ModelOptions> model_options(const ModelShape& shape, const EngineOptions&
   model.max_sequences = options.sessions * (1 + options.snapshots);
   // A snapshot is a prefix of its session and shares its pages; the model counts one that is only begun for each.
   model.max_tokens = options.sessions * model.context;
+  model.expert_tap = options.expert_tap;
   return model;
 }
 

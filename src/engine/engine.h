@@ -48,6 +48,7 @@ struct EngineOptions {
   bool all_logits = false;          // sessions can evaluate() whole chunks; costs chunk * vocabulary floats
   int sessions = 1;                 // conversations alive at once
   int snapshots = 3;                // resume points kept per session
+  bool expert_tap = false;  // see ModelOptions
   BackendOptions backend;
   MemorySource memory;
 };

@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <bit>
 #include <map>
+#include <mutex>
 #include <optional>
 #include <set>
 #include <utility>
 
 #include "base/checked.h"
+#include "base/mapped_file.h"
 #include "base/text.h"
 #include "gguf/limits.h"
 
@@ -79,7 +81,7 @@ struct Writer::Impl {
              cat("expected a power of two from ", kMinAlignment, " to ", kMaxAlignment, ", found ", alignment));
   }
   ~Impl() {
-    if (!file) return;
+    if (!file || keep) return;
     // While the file is still open, and so still locked: the name cannot be another writer's. Nobody is left to tell of
     // a failure; a partial file that cannot be removed keeps its telling name.
     [[maybe_unused]] const Status removed = disk.remove(part);
@@ -139,6 +141,10 @@ struct Writer::Impl {
   std::vector<PlannedTensor> tensors;
   Checked data_bytes{0};             // of the tensors so far, each padded
   std::unique_ptr<OutputFile> file;  // between begin() and finish()
+  std::mutex coverage;               // guards PlannedTensor::written
+  bool keep = false;
+
+  Result<HeaderBytes> header();
 };
 
 Writer::Writer(std::string path, std::uint32_t alignment, FileSystem& disk)
@@ -229,24 +235,46 @@ std::uint64_t Writer::tensor_bytes(std::size_t tensor) const {
 
 std::uint64_t Writer::file_bytes() const { return impl_->file_bytes().value().value_or(0); }
 
+Result<HeaderBytes> Writer::Impl::header() {
+  if (declared.ok() && header_bytes() > kMaxHeaderBytes)
+    refuse("header", cat("expected at most ", kMaxHeaderBytes, " bytes, found ", header_bytes()));
+  if (declared.ok() && !file_bytes().valid()) refuse("header", "expected a size that fits in 64 bits");
+  DS4_RETURN_IF_ERROR(declared);
+  HeaderBytes out;
+  out.put_raw(std::as_bytes(std::span("GGUF", 4)));
+  out.put(kVersion);
+  out.put<std::uint64_t>(tensors.size());
+  out.put<std::uint64_t>(keys.size());
+  out.put_raw(values.bytes());
+  out.put_raw(directory.bytes());
+  return out;
+}
+
 Status Writer::begin() {
   DS4_CHECK(!impl_->file);
-  if (impl_->declared.ok() && impl_->header_bytes() > kMaxHeaderBytes)
-    impl_->refuse("header", cat("expected at most ", kMaxHeaderBytes, " bytes, found ", impl_->header_bytes()));
-  if (impl_->declared.ok() && !impl_->file_bytes().valid())
-    impl_->refuse("header", "expected a size that fits in 64 bits");
-  DS4_RETURN_IF_ERROR(impl_->declared);
-
-  HeaderBytes header;
-  header.put_raw(std::as_bytes(std::span("GGUF", 4)));
-  header.put(kVersion);
-  header.put<std::uint64_t>(impl_->tensors.size());
-  header.put<std::uint64_t>(impl_->keys.size());
-  header.put_raw(impl_->values.bytes());
-  header.put_raw(impl_->directory.bytes());
+  DS4_ASSIGN_OR_RETURN(const HeaderBytes header, impl_->header());
   DS4_ASSIGN_OR_RETURN(impl_->file, impl_->disk.create(impl_->part));
   DS4_RETURN_IF_ERROR(impl_->file->truncate(file_bytes()));
   return impl_->file->write_at(0, header.bytes());
+}
+
+Status Writer::resume() {
+  DS4_CHECK(!impl_->file);
+  DS4_ASSIGN_OR_RETURN(const HeaderBytes header, impl_->header());
+  DS4_ASSIGN_OR_RETURN(const MappedFile found, MappedFile::open(impl_->part));
+  const auto bytes = found.bytes();
+  if (bytes.size() != file_bytes() || !std::ranges::equal(bytes.first(header.bytes().size()), header.bytes()))
+    return Error{ErrorCode::kFailure, cat(escaped(impl_->part, 4096), ": the header is that of another file")};
+  DS4_ASSIGN_OR_RETURN(impl_->file, impl_->disk.reopen(impl_->part));
+  impl_->keep = true;
+  return {};
+}
+
+void Writer::keep_partial() { impl_->keep = true; }
+
+std::uint64_t Writer::tensor_offset(std::size_t tensor) const {
+  DS4_CHECK(impl_->file && tensor < impl_->tensors.size());
+  return *impl_->data_start().value() + impl_->tensors[tensor].offset;
 }
 
 Status Writer::write_data(std::size_t tensor, std::uint64_t offset, std::span<const std::byte> bytes) {
@@ -254,6 +282,7 @@ Status Writer::write_data(std::size_t tensor, std::uint64_t offset, std::span<co
   PlannedTensor& planned = impl_->tensors[tensor];
   DS4_CHECK((Checked(offset) + Checked(bytes.size())).fits(planned.bytes));
   DS4_RETURN_IF_ERROR(impl_->file->write_at(*impl_->data_start().value() + planned.offset + offset, bytes));
+  const std::lock_guard lock(impl_->coverage);
   planned.written.add(offset, offset + bytes.size());
   return {};
 }

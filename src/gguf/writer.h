@@ -1,8 +1,8 @@
 // Writing a GGUF v3 file, one tensor at a time, so that peak memory is one tensor. The header is planned first: all
 // metadata and all tensor shapes are declared, then begin() writes the header, then write_data() fills the tensors in
 // any order and in any pieces. The bytes go to PATH.part; finish() checks that every tensor is complete, syncs and
-// renames. A Writer that is destroyed without finish() removes the partial file. One thread at a time; write_data() of
-// different tensors may run in parallel.
+// renames. A Writer that is destroyed without finish() removes the partial file, unless it was told to keep it: then
+// another Writer with the same declarations can resume() it. One thread at a time; write_data() may run in parallel.
 //
 // What the reader would refuse is refused here: begin() returns the first error of all declarations. Calls in the wrong
 // order, or bytes outside a tensor, are bugs.
@@ -51,9 +51,16 @@ class Writer {
 
   /// Creates PATH.part with its final size (a sparse file) and writes the header.
   Status begin();
+  /// In place of begin(): goes on with the PATH.part that another Writer kept or could not finish. An Error if there is
+  /// none, or one with another header or size. What it holds of the tensors is for the caller to judge.
+  Status resume();
+  /// PATH.part stays when this Writer is destroyed without finish().
+  void keep_partial();
+  /// Where the bytes of a tensor begin in the file; after begin() or resume().
+  std::uint64_t tensor_offset(std::size_t tensor) const;
   /// Writes `bytes` at `offset` inside the tensor.
   Status write_data(std::size_t tensor, std::uint64_t offset, std::span<const std::byte> bytes);
-  /// Leaves the tensor as a hole of zeros (synthetic files).
+  /// Leaves the tensor as it is: a hole of zeros (synthetic files), or what a resumed file holds.
   void skip_data(std::size_t tensor);
   Status finish();
 

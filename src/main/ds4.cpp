@@ -74,6 +74,10 @@ void add_options(CLI::App& app, Options& options, std::string& kv) {
   app.add_option("--dump-logprobs", options.dump_logprobs);
   app.add_option("--logprobs-top-k", options.logprobs_top_k);
   app.add_option("--perplexity-file", options.perplexity_file);
+  app.add_option("--imatrix-dataset", options.imatrix_dataset);
+  app.add_option("--imatrix-out", options.imatrix_out);
+  app.add_option("--imatrix-max-prompts", options.imatrix_max_prompts)->check(CLI::PositiveNumber);
+  app.add_option("--imatrix-max-tokens", options.imatrix_max_tokens)->check(CLI::PositiveNumber);
 }
 
 }  // namespace

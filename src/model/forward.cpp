@@ -12,7 +12,8 @@ namespace {
 
 /// The buffers cut to the rows of this batch.
 Activations for_rows(Activations a, std::int64_t rows, std::int64_t wanted) {
-  for (Tensor* t : {&a.streams, &a.mixed, &a.post, &a.comb, &a.qr, &a.q, &a.heads, &a.out, &a.route}) t->rows = rows;
+  for (Tensor* t : {&a.streams, &a.mixed, &a.post, &a.comb, &a.qr, &a.q, &a.heads, &a.out, &a.route, &a.inner})
+    t->rows = rows;
   for (IntTensor* t : {&a.experts, &a.selected, &a.count}) t->rows = rows;
   a.h.rows = a.logits.rows = wanted;
   return a;
@@ -36,7 +37,7 @@ void attention(Backend& b, const LayerWeights& w, const LayerShape& shape, int l
 void mixture_of_experts(Backend& b, const LayerWeights& w, const LayerShape& shape, const Activations& a) {
   b.route({a.mixed, w.router, w.router_bias, w.token_experts, a.experts, a.route});
   b.experts({a.mixed, a.experts, a.route, w.gate, w.up, w.down, w.shared_gate, w.shared_up, w.shared_down,
-             shape.swiglu_limit, shape.shared_swiglu_limit, a.out});
+             shape.swiglu_limit, shape.shared_swiglu_limit, a.out, a.inner});
 }
 
 void transformer_layer(Backend& b, const LayerWeights& w, const LayerShape& shape, int layer, const Activations& a,
@@ -57,6 +58,28 @@ void head(Backend& b, const ModelWeights& w, const Activations& a) {
   b.rms_norm({a.h, w.norm, a.h});
   b.logits({a.h, w.output, a.logits});
 }
+
+/// Host copies of what the experts of a layer read, for the caller's tap.
+class ExpertTapCopies {
+ public:
+  Status show(Backend& backend, int layer, const Activations& a, const ExpertTap& tap) {
+    DS4_RETURN_IF_ERROR(copy(backend, x_, a.mixed));
+    DS4_RETURN_IF_ERROR(copy(backend, experts_, a.experts));
+    DS4_RETURN_IF_ERROR(copy(backend, inner_, a.inner));
+    tap({layer, static_cast<int>(a.experts.cols), x_, experts_, inner_});
+    return {};
+  }
+
+ private:
+  template <typename T, typename View>
+  static Status copy(Backend& backend, std::vector<T>& host, const View& view) {
+    host.resize(static_cast<std::size_t>(view.rows * view.cols));
+    return backend.download(host.data(), view.data, host.size() * sizeof(T));
+  }
+  std::vector<float> x_;
+  std::vector<std::int32_t> experts_;
+  std::vector<float> inner_;
+};
 
 /// What a batch looks like to everybody: rows as arrays, and one Part per sequence.
 struct Part {
@@ -180,6 +203,8 @@ Status Model::forward(std::span<const BatchRow> batch, std::span<float> logits, 
     if (part.rows <= kRewindSlack)
       part.sequence->written_ = std::max(part.sequence->written_, part.sequence->length_ + part.rows);
 
+  DS4_CHECK(!options.expert_tap || m.options.expert_tap);
+  ExpertTapCopies expert_copies;
   const std::size_t layers = m.shape.layers.size();
   m.device_of(0).backend->embed(
       {m.weights.embedding, activations[static_cast<std::size_t>(m.layer_device[0])].streams});
@@ -204,6 +229,8 @@ Status Model::forward(std::span<const BatchRow> batch, std::span<float> logits, 
       DS4_CHECK(tap.streams.size_bytes() == bytes);
       DS4_RETURN_IF_ERROR(device.backend->download(tap.streams.data(), a.streams.data, bytes));
     }
+    if (options.expert_tap)
+      DS4_RETURN_IF_ERROR(expert_copies.show(*device.backend, static_cast<int>(layer), a, options.expert_tap));
     if (options.progress) options.progress(static_cast<int>(layer) + 1);
   }
 

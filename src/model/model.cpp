@@ -104,6 +104,7 @@ Carved carve(const Dims& dims, const ModelOptions& options, void* base) {
   out.buffers.experts = carver.integers(rows, dims.experts_used);
   out.buffers.selected = carver.integers(rows, dims.index_topk);
   out.buffers.count = carver.integers(rows, 1);
+  if (options.expert_tap) out.buffers.inner = carver.floats(rows, std::int64_t{dims.experts_used} * dims.expert_ff);
   out.rope_plain = carver.floats(1, dims.rope_dim / 2);
   out.rope_yarn = carver.floats(1, dims.rope_dim / 2);
   out.bytes = carver.used();
@@ -163,6 +164,10 @@ Result<std::unique_ptr<Model>> Model::load(const gguf::File& file, std::vector<s
   DS4_RETURN_IF_ERROR(check_options(impl->shape, options, backends.size()));
   impl->options = options;
   impl->layer_device = placement(impl->shape, options);
+  for (const auto& backend : backends)
+    if (options.expert_tap && !backend->shows_inner())
+      return Error{ErrorCode::kNoDevice,
+                   cat("backend ", backend->name(), " cannot show what its experts compute: use cpu or reference")};
   for (auto& backend : backends) impl->devices.push_back(std::make_unique<Device>(std::move(backend)));
   const auto load_weight = [&](const HostWeight& weight, int layer) {
     return impl->device_of(static_cast<std::size_t>(layer)).backend->load(weight);

@@ -30,6 +30,7 @@ struct ModelOptions {
   int max_rows = 512;              // rows of the largest batch (prefill chunk)
   int max_logit_rows = 1;          // rows of one batch that may ask for logits
   std::vector<int> layer_backend;  // index into the backends, one per layer; empty: the first for all
+  bool expert_tap = false;         // ForwardOptions::expert_tap will be used
 };
 
 /// What a model needs, counted before anything is allocated.
@@ -94,9 +95,20 @@ struct StreamTap {
   std::span<float> streams;
 };
 
+/// What the matrices of the routed experts of a layer were multiplied with (importance matrices).
+struct ExpertInputs {
+  int layer = 0;
+  int experts_used = 0;
+  std::span<const float> x;               // [rows, d]: of W1 and W3, the same for all experts of a row
+  std::span<const std::int32_t> experts;  // [rows, experts_used]
+  std::span<const float> inner;           // [rows, experts_used, expert_ff]: of W2, times the routing weight
+};
+using ExpertTap = std::function<void(const ExpertInputs&)>;
+
 struct ForwardOptions {
   const std::atomic<bool>* cancel = nullptr;  // polled between layers
   std::span<const StreamTap> taps;
+  ExpertTap expert_tap;  // called after every layer; the views end with the call. Needs ModelOptions::expert_tap
   std::function<void(int layers_done)> progress;
 };
 

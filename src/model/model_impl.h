@@ -27,6 +27,7 @@ struct Activations {
   IntTensor experts;   // [rows, experts_used]
   IntTensor selected;  // [rows, index_topk]
   IntTensor count;     // [rows, 1]
+  Tensor inner;        // [rows, experts_used * expert_ff], with ModelOptions::expert_tap
 };
 
 /// One backend of the model: its device, its KV pages, its activations and the rotation tables.

@@ -1,10 +1,7 @@
 #include "quant/codec.h"
 
-#include <algorithm>
 #include <bit>
-#include <cmath>
 #include <cstring>
-#include <limits>
 
 #include "base/check.h"
 #include "quant/minifloat.h"
@@ -133,58 +130,12 @@ void decode_iq2_xxs(Bytes block, float* out) {
 }
 
 void decode_mxfp4(Bytes block, float* out) {
+  static constexpr float kValues[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
+                                        -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
   const float scale = e8m0_to_f32(block[0]);
   for (int i = 0; i < 16; ++i) {
-    out[i] = scale * e2m1_to_f32(block[1 + i]);
-    out[16 + i] = scale * e2m1_to_f32(block[1 + i] >> 4);
-  }
-}
-
-/// The official rule for FP4 (§4.2): the smallest power of two that keeps the largest magnitude within 6. Values that are
-/// on such a grid already come back exactly.
-void encode_mxfp4(const float* values, std::uint8_t* block) {
-  float absmax = 0;
-  bool finite = true;
-  for (int i = 0; i < 32; ++i) {
-    finite = finite && std::isfinite(values[i]);
-    absmax = std::max(absmax, std::fabs(values[i]));
-  }
-  std::memset(block, 0, 17);
-  if (!finite) {
-    block[0] = 0xff;  // decodes as NaN instead of as plausible numbers
-    return;
-  }
-  block[0] = pow2_ceil_e8m0(std::max(absmax / 6.0f, 0x1p-126f));
-  const float scale = e8m0_to_f32(block[0]);
-  for (int i = 0; i < 16; ++i) {
-    const unsigned low = f32_to_e2m1(values[i] / scale) & 15u;
-    const unsigned high = f32_to_e2m1(values[16 + i] / scale) & 15u;
-    block[1 + i] = static_cast<std::uint8_t>(low | high << 4);
-  }
-}
-
-void encode_q8_0(const float* values, std::uint8_t* block) {
-  std::int32_t largest = 0;  // the bits of the largest magnitude: they order as the magnitudes do, with NaN on top
-  for (int i = 0; i < 32; ++i) largest = std::max(largest, std::bit_cast<std::int32_t>(values[i]) & 0x7fffffff);
-  const float absmax = std::bit_cast<float>(largest);
-  const bool finite = largest < 0x7f800000;
-  // A block that cannot be represented decodes as NaN instead of as plausible numbers. A scale too large for f16
-  // saturates.
-  const float wanted = finite ? std::min(absmax / 127.0f, 65504.0f) : std::numeric_limits<float>::quiet_NaN();
-  std::uint16_t stored = f32_to_f16(wanted);
-  // Subnormal halves are so coarse that the scale may round down by several percent and clip the largest value.
-  if (stored < 0x7bffu && absmax > 127.5f * f16_to_f32(stored)) ++stored;
-  std::memcpy(block, &stored, sizeof stored);
-  if (!finite || stored == 0) {
-    std::memset(block + 2, 0, 32);
-    return;
-  }
-  // The quotient uses the scale as stored: with the unrounded one the error would grow by up to 127 half steps of f16.
-  const float scale = f16_to_f32(stored);
-  constexpr float kToInteger = 0x1.8p23f;  // a sum with it has no bits below one left: rounds to nearest even
-  for (int i = 0; i < 32; ++i) {
-    const float steps = std::clamp(values[i] / scale, -127.0f, 127.0f) + kToInteger - kToInteger;
-    block[2 + i] = static_cast<std::uint8_t>(static_cast<std::int32_t>(steps));
+    out[i] = scale * kValues[block[1 + i] & 15];
+    out[16 + i] = scale * kValues[block[1 + i] >> 4];
   }
 }
 
@@ -192,29 +143,12 @@ void decode_f32(Bytes value, float* out) { *out = load<float>(value); }
 void decode_f16(Bytes value, float* out) { *out = load_f16(value); }
 void decode_bf16(Bytes value, float* out) { *out = bf16_to_f32(load<std::uint16_t>(value)); }
 
-void encode_f32(const float* value, std::uint8_t* out) { std::memcpy(out, value, sizeof *value); }
-void encode_f16(const float* value, std::uint8_t* out) {
-  const std::uint16_t half = f32_to_f16(*value);
-  std::memcpy(out, &half, sizeof half);
-}
-void encode_bf16(const float* value, std::uint8_t* out) {
-  const std::uint16_t half = f32_to_bf16(*value);
-  std::memcpy(out, &half, sizeof half);
-}
-
 /// Template parameters, so that the compiler sees through the call: for the plain types a block is one element.
 template <DType type, void (*decode_block)(Bytes, float*)>
 void decode_blocks(Bytes source, float* destination, std::size_t elements) {
   const DTypeInfo info = dtype_info(type);
   for (std::size_t i = 0; i < elements; i += info.block_elements, source += info.block_bytes)
     decode_block(source, destination + i);
-}
-
-template <DType type, void (*encode_block)(const float*, std::uint8_t*)>
-void encode_blocks(const float* source, std::uint8_t* destination, std::size_t elements) {
-  const DTypeInfo info = dtype_info(type);
-  for (std::size_t i = 0; i < elements; i += info.block_elements, destination += info.block_bytes)
-    encode_block(source + i, destination);
 }
 
 }  // namespace
@@ -225,50 +159,17 @@ void decode_row(DType type, const void* source, float* destination, std::size_t 
   DS4_CHECK(elements % dtype_info(type).block_elements == 0);
   const Bytes bytes = static_cast<Bytes>(source);
   switch (type) {
-    case DType::kF32:
-      return decode_blocks<DType::kF32, decode_f32>(bytes, destination, elements);
-    case DType::kF16:
-      return decode_blocks<DType::kF16, decode_f16>(bytes, destination, elements);
-    case DType::kBF16:
-      return decode_blocks<DType::kBF16, decode_bf16>(bytes, destination, elements);
-    case DType::kQ8_0:
-      return decode_blocks<DType::kQ8_0, decode_q8_0>(bytes, destination, elements);
-    case DType::kQ4_K:
-      return decode_blocks<DType::kQ4_K, decode_q4_k>(bytes, destination, elements);
-    case DType::kQ2_K:
-      return decode_blocks<DType::kQ2_K, decode_q2_k>(bytes, destination, elements);
-    case DType::kIQ2_XXS:
-      return decode_blocks<DType::kIQ2_XXS, decode_iq2_xxs>(bytes, destination, elements);
-    case DType::kMXFP4:
-      return decode_blocks<DType::kMXFP4, decode_mxfp4>(bytes, destination, elements);
-    case DType::kI32:
-      break;
+    case DType::kF32: return decode_blocks<DType::kF32, decode_f32>(bytes, destination, elements);
+    case DType::kF16: return decode_blocks<DType::kF16, decode_f16>(bytes, destination, elements);
+    case DType::kBF16: return decode_blocks<DType::kBF16, decode_bf16>(bytes, destination, elements);
+    case DType::kQ8_0: return decode_blocks<DType::kQ8_0, decode_q8_0>(bytes, destination, elements);
+    case DType::kQ4_K: return decode_blocks<DType::kQ4_K, decode_q4_k>(bytes, destination, elements);
+    case DType::kQ2_K: return decode_blocks<DType::kQ2_K, decode_q2_k>(bytes, destination, elements);
+    case DType::kIQ2_XXS: return decode_blocks<DType::kIQ2_XXS, decode_iq2_xxs>(bytes, destination, elements);
+    case DType::kMXFP4: return decode_blocks<DType::kMXFP4, decode_mxfp4>(bytes, destination, elements);
+    case DType::kI32: break;
   }
   check_failed("a type of real numbers", __FILE__, __LINE__);
-}
-
-bool can_encode(DType type) {
-  return type == DType::kF32 || type == DType::kF16 || type == DType::kBF16 || type == DType::kQ8_0 ||
-         type == DType::kMXFP4;
-}
-
-void encode_row(DType type, const float* source, void* destination, std::size_t elements) {
-  DS4_CHECK(elements % dtype_info(type).block_elements == 0);
-  auto* bytes = static_cast<std::uint8_t*>(destination);
-  switch (type) {
-    case DType::kF32:
-      return encode_blocks<DType::kF32, encode_f32>(source, bytes, elements);
-    case DType::kF16:
-      return encode_blocks<DType::kF16, encode_f16>(source, bytes, elements);
-    case DType::kBF16:
-      return encode_blocks<DType::kBF16, encode_bf16>(source, bytes, elements);
-    case DType::kQ8_0:
-      return encode_blocks<DType::kQ8_0, encode_q8_0>(source, bytes, elements);
-    case DType::kMXFP4:
-      return encode_blocks<DType::kMXFP4, encode_mxfp4>(source, bytes, elements);
-    default:
-      check_failed("a type that can_encode() knows", __FILE__, __LINE__);
-  }
 }
 
 }  // namespace ds4

@@ -317,43 +317,7 @@ TEST(Encode, FloatTypes) {
       EXPECT_EQ(back[i], expected);
     }
   }
-  for (const DType type : {DType::kQ2_K, DType::kQ4_K, DType::kIQ2_XXS, DType::kI32})
-    EXPECT_FALSE(can_encode(type));
-}
-
-TEST(Mxfp4, ValuesOnTheGridComeBackAndOthersAreWithinHalfAStep) {
-  std::mt19937 rng(17);
-  const float grid[] = {0, 0.5F, 1, 1.5F, 2, 3, 4, 6};
-  for (int round = 0; round < 2000; ++round) {
-    std::vector<float> values(32);
-    const float scale = std::ldexp(1.0F, static_cast<int>(rng() % 60) - 30);
-    for (float& v : values) v = (rng() % 2 == 0 ? -1.0F : 1.0F) * grid[rng() % (1 + rng() % 8)] * scale;
-    std::vector<std::byte> block(17);
-    std::vector<float> found(32);
-    encode_row(DType::kMXFP4, values.data(), block.data(), 32);
-    decode_row(DType::kMXFP4, block.data(), found.data(), 32);
-    ASSERT_EQ(found, values);
-
-    std::normal_distribution<float> normal(0, scale);
-    for (float& v : values) v = normal(rng);
-    encode_row(DType::kMXFP4, values.data(), block.data(), 32);
-    decode_row(DType::kMXFP4, block.data(), found.data(), 32);
-    float largest = 0;
-    for (const float v : values) largest = std::max(largest, std::fabs(v));
-    const float step = std::exp2(std::ceil(std::log2(largest / 6)));  // of the scale: neighbours are 0.5 to 2 apart
-    for (int i = 0; i < 32; ++i) {
-      const float magnitude = std::fabs(values[i]) / step;
-      const float half = magnitude <= 2 ? 0.25F : magnitude <= 4 ? 0.5F : 1.0F;
-      ASSERT_LE(std::fabs(found[i] - values[i]), half * step * 1.0001F) << values[i];
-    }
-  }
-  std::vector<float> bad(32, 1.0F);
-  bad[5] = std::numeric_limits<float>::infinity();
-  std::vector<std::byte> block(17);
-  std::vector<float> found(32);
-  encode_row(DType::kMXFP4, bad.data(), block.data(), 32);
-  decode_row(DType::kMXFP4, block.data(), found.data(), 32);
-  EXPECT_TRUE(std::isnan(found[0]));
+  EXPECT_FALSE(can_encode(DType::kI32));
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 // as the 16-bit codes sum(level_i * 4^i), in the order of the format (ascending).
 #include <array>
 
+#include "quant/block_search.h"
 #include "quant/codec.h"
 
 namespace ds4 {
@@ -35,7 +36,16 @@ constexpr std::array<std::uint64_t, 256> expand_codes() {
 
 constexpr std::array<std::uint64_t, 256> kGrid = expand_codes();
 
+constexpr GridValues columns() {
+  GridValues values{};
+  for (std::size_t entry = 0; entry < kGrid.size(); ++entry)
+    for (unsigned i = 0; i < 8; ++i) values.at[i][entry] = static_cast<float>(kGrid[entry] >> (8 * i) & 0xff);
+  return values;
+}
+
 }  // namespace
+
+extern constexpr GridValues kGridValues = columns();
 
 const std::uint64_t* iq2_xxs_grid() { return kGrid.data(); }
 

@@ -40,10 +40,10 @@ class ModelFiles {
     const std::string out = (folder_ / (set + ".gguf")).string();
     if (std::filesystem::exists(out)) return out;
     ConvertOptions options;
-    options.checkpoint = kData + set;
+    options.input = kData + set;
     options.output = out;
-    options.type = DType::kF32;
-    const auto report = convert_checkpoint(options, {});
+    options.recipe.type = DType::kF32;
+    const auto report = convert_model(options, {});
     EXPECT_TRUE(report.ok()) << report.error().message;
     return out;
   }

@@ -27,6 +27,7 @@ class CpuBackend final : public Backend {
   CpuBackend(const KernelTable& kernels, int threads, bool quality);
 
   std::string name() const override;
+  bool shows_inner() const override { return true; }
 
   std::uint64_t weight_bytes(const HostWeight& weight) const override;
   std::uint64_t scratch_bytes(const BackendConfig& config) const override;

@@ -93,6 +93,15 @@ int group_pairs(const ExpertsArgs& args, std::int64_t rows, const Dims& dims, co
   return active;
 }
 
+/// The inner activations back in the order of the (row, slot) pairs that group_pairs() went through.
+void copy_inner(const ExpertsArgs& args, std::int64_t pairs, const Dims& dims, const ExpertsScratch& s) {
+  std::copy_n(s.first, dims.experts, s.next);
+  for (std::int64_t i = 0; i < pairs; ++i) {
+    const std::int64_t at = s.next[args.experts.data[i]]++;
+    std::copy_n(s.h + at * dims.expert_ff, dims.expert_ff, args.inner.data + i * dims.expert_ff);
+  }
+}
+
 /// One expert of a batch: which matrix, which rows of x it reads, and where its inner activations are.
 struct ExpertGroup {
   const Weight* gate;
@@ -196,6 +205,7 @@ void CpuBackend::experts(const ExpertsArgs& args) {
         add_outer_tile(products_, group_of(number), tile, args.y, own);
     }
   });
+  if (args.inner.data != nullptr) copy_inner(args, rows * dims.experts_used, dims, scratch);
 }
 
 }  // namespace ds4::cpu

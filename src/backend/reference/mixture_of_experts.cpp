@@ -1,6 +1,7 @@
 // Router and experts (§2.9).
 #include <algorithm>
 #include <cmath>
+#include <compare>
 #include <numeric>
 
 #include "backend/reference/maths.h"
@@ -12,9 +13,9 @@ namespace {
 
 double softplus(double t) { return std::max(t, 0.0) + std::log1p(std::exp(-std::abs(t))); }
 
-/// W2 · (silu(min(W1 x, limit)) * clamp(W3 x, ±limit) * weight), added to `sum`.
-void add_expert(const Weight& gate, const Weight& up, const Weight& down, std::int64_t index, const float* x,
-                float limit, double weight, std::vector<double>& sum) {
+/// W2 · (silu(min(W1 x, limit)) * clamp(W3 x, ±limit) * weight), added to `sum`; returns what W2 was multiplied with.
+std::vector<float> add_expert(const Weight& gate, const Weight& up, const Weight& down, std::int64_t index,
+                              const float* x, float limit, double weight, std::vector<double>& sum) {
   std::vector<float> g(static_cast<std::size_t>(gate.out));
   std::vector<float> u(g.size());
   reference::matmul(gate, index, x, 1, g.data());
@@ -27,6 +28,7 @@ void add_expert(const Weight& gate, const Weight& up, const Weight& down, std::i
   std::vector<float> y(sum.size());
   reference::matmul(down, index, g.data(), 1, y.data());
   for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += static_cast<double>(y[i]);
+  return g;
 }
 
 }  // namespace
@@ -68,15 +70,24 @@ void ReferenceBackend::experts(const ExpertsArgs& args) {
   const auto used = static_cast<std::size_t>(config_.dims.experts_used);
   for (int r = 0; r < batch_.rows; ++r) {
     const float* x = args.x.data + r * args.x.cols;
-    std::vector<std::pair<std::int32_t, float>> chosen;
+    struct Chosen {
+      std::int32_t expert;
+      float weight;
+      std::int64_t at;  // [rows, experts_used]
+      auto operator<=>(const Chosen&) const = default;
+    };
+    std::vector<Chosen> chosen;
     for (std::size_t i = 0; i < used; ++i) {
       const auto at = static_cast<std::size_t>(r) * used + i;
-      chosen.emplace_back(args.experts.data[at], args.weights.data[at]);
+      chosen.push_back({args.experts.data[at], args.weights.data[at], static_cast<std::int64_t>(at)});
     }
     std::sort(chosen.begin(), chosen.end());
     std::vector<double> sum(static_cast<std::size_t>(config_.dims.hidden), 0.0);
-    for (const auto& [expert, weight] : chosen)
-      add_expert(args.gate, args.up, args.down, expert, x, args.limit, static_cast<double>(weight), sum);
+    for (const auto& [expert, weight, at] : chosen) {
+      const std::vector<float> inner =
+          add_expert(args.gate, args.up, args.down, expert, x, args.limit, static_cast<double>(weight), sum);
+      if (args.inner.data != nullptr) std::copy(inner.begin(), inner.end(), args.inner.data + at * args.gate.out);
+    }
     add_expert(args.shared_gate, args.shared_up, args.shared_down, 0, x, args.shared_limit, 1.0, sum);
     for (std::size_t c = 0; c < sum.size(); ++c)
       args.y.data[r * args.y.cols + static_cast<std::int64_t>(c)] = static_cast<float>(sum[c]);

@@ -13,6 +13,7 @@ namespace ds4 {
 class ReferenceBackend final : public Backend {
  public:
   std::string name() const override { return "reference"; }
+  bool shows_inner() const override { return true; }
 
   std::uint64_t weight_bytes(const HostWeight& weight) const override;
   std::uint64_t scratch_bytes(const BackendConfig& config) const override;
