@@ -61,6 +61,9 @@ class SharedPool {
 class MemoryDisk final : public FileSystem {
  public:
   Result<std::unique_ptr<OutputFile>> create(const std::string& path) override;
+  Result<std::unique_ptr<OutputFile>> reopen(const std::string& path) override {
+    return Error{ErrorCode::kIo, path + ": a disk in memory holds no earlier file"};
+  }
   Status rename(const std::string&, const std::string&) override { return {}; }
   Status remove(const std::string&) override { return {}; }
   Status sync_parent(const std::string&) override { return {}; }
