@@ -268,7 +268,8 @@ void Connection::next_request() {
   head_seen_ = false;
   const auto now = Clock::now();
   // The first request has to come soon; after an answer a client may take its time.
-  read_deadline_ = now + time_of(request_ == 0 || !in_.empty() ? server_.options().head_seconds : server_.options().idle_seconds);
+  read_deadline_ =
+      now + time_of(request_ == 0 || !in_.empty() ? server_.options().head_seconds : server_.options().idle_seconds);
 }
 
 void Connection::read() {
