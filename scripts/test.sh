@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds and runs tests: scripts/test.sh STEP...
 #   release   everything, optimized; all tests but those labelled deep
-#   parsers   what reads bytes from outside, under ASan and UBSan
+#   parsers   what reads bytes from outside, under ASan and UBSan: every fuzz corpus, and the parsers' own unit tests
 #   arm64     cross build of what needs only a compiler; its tests under qemu-user
 #   arm64_all the same with everything: programs, text, fuzz corpora, a golden set
 #   cuda      compiles the device code for one card, where there is an nvcc
@@ -79,7 +79,11 @@ step_release() {
   tests/arch/report_sizes.sh src
 }
 
-step_parsers() { build debug parser_tests && run_ctest parsers debug -L '^parser$' -LE '^deep$'; }
+# Not the unit tests of everything above the parsers: they take longer to compile than all the rest together (see asan).
+step_parsers() {
+  build debug fuzzers quant_test gguf_test tokenizer_test &&
+    run_ctest parsers debug -R '^(fuzz\..*|unit\.(quant|gguf|tokenizer))$'
+}
 
 step_asan() { build debug && run_ctest asan debug -LE '^deep$'; }
 
