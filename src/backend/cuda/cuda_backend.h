@@ -1,11 +1,11 @@
-// NVIDIA cards. Ops enqueue kernels on one stream; wait() and download() report faults.
+// NVIDIA cards. Ops enqueue kernels on a stream and on branches beside it; wait() and download() report faults.
 //
 // Weights are copied to the card, most of them into tiles (matrix.h); `Weight::data` points to a Matrix on the host.
 // KV pages and tails are slots of two allocations. What the kernels need to know of a step (tokens, positions, pages) goes
 // to the card in one copy at begin(), to addresses that never change.
 //
 // A repeatable step of few rows is recorded the second time its key is seen, and replayed from the third on: the ops are
-// then only counted, and the recorded graph is launched when the results are asked for. Grids depend on the key alone, which
+// then only compared with those recorded, and the graph is launched when the results are asked for. Grids depend on the key alone, which
 // holds the number of rows and the context rounded up; everything else is read on the card.
 //
 // Neighbouring ops that read and write the same streams run as one: hc_post waits for the hc_pre after it, hc_pre for the
