@@ -75,8 +75,23 @@ if(DS4_LLD AND NOT CMAKE_CROSSCOMPILING)  # Debian's cross g++ looks for a linke
 endif()
 find_program(DS4_CCACHE ccache)
 if(DS4_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
-  set(CMAKE_CXX_COMPILER_LAUNCHER ${DS4_CCACHE})
+  # The tests' precompiled header (ds4_test_headers) is one that ccache must be told to trust.
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros ${DS4_CCACHE})
 endif()
+
+# ds4_test_headers(target): parses GoogleTest once for all test programs, which have the same flags. The first one makes it.
+function(ds4_test_headers target)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
+    target_compile_options(${target} PRIVATE -fpch-preprocess)  # for ccache
+  endif()
+  get_property(origin GLOBAL PROPERTY DS4_TEST_HEADERS)
+  if(origin)
+    target_precompile_headers(${target} REUSE_FROM ${origin})
+  else()
+    target_precompile_headers(${target} PRIVATE <gmock/gmock.h> <gtest/gtest.h>)
+    set_property(GLOBAL PROPERTY DS4_TEST_HEADERS ${target})
+  endif()
+endfunction()
 
 # ds4_drop_host_tests(variable): leaves out the tests that need a library which a cross build does not have.
 function(ds4_drop_host_tests variable)
@@ -128,6 +143,7 @@ function(ds4_library name)
     target_link_libraries(${name}_test PRIVATE ds4_${name} ${ARG_LINK} GTest::gtest GTest::gmock GTest::gtest_main)
     target_compile_definitions(${name}_test PRIVATE DS4_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
     target_compile_options(${name}_test PRIVATE -O1)  # of the tests themselves: they compile twice as fast
+    ds4_test_headers(${name}_test)
     if(EXISTS ${CMAKE_SOURCE_DIR}/src/${name}/tests.cmake AND NOT CMAKE_CROSSCOMPILING)
       include(${CMAKE_SOURCE_DIR}/src/${name}/tests.cmake)  # extra libraries of the tests
     endif()

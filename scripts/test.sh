@@ -2,7 +2,7 @@
 # Builds and runs tests: scripts/test.sh STEP...
 #   release   everything, optimized; all tests but those labelled deep
 #   parsers   what reads bytes from outside, under ASan and UBSan: every fuzz corpus, and the parsers' own unit tests
-#   arm64     cross build of what needs only a compiler; its tests under qemu-user
+#   arm64     cross build of formats and kernels; their tests under qemu-user
 #   arm64_all the same with everything: programs, text, fuzz corpora, a golden set
 #   cuda      compiles the device code for one card, where there is an nvcc
 #   asan      all tests under ASan and UBSan
@@ -81,8 +81,8 @@ step_release() {
 
 # Not the unit tests of everything above the parsers: they take longer to compile than all the rest together (see asan).
 step_parsers() {
-  build debug fuzzers quant_test gguf_test tokenizer_test &&
-    run_ctest parsers debug -R '^(fuzz\..*|unit\.(quant|gguf|tokenizer))$'
+  build debug fuzzers gguf_test tokenizer_test &&
+    run_ctest parsers debug -R '^(fuzz\..*|unit\.(gguf|tokenizer))$'
 }
 
 step_asan() { build debug && run_ctest asan debug -LE '^deep$'; }
@@ -98,7 +98,8 @@ has_arm64() {
 step_arm64() {
   has_arm64 || return 0
   configure=(-DDS4_CORE_ONLY=ON)
-  build arm64 && run_ctest arm64 arm64 -L '^(unit|arm64)$' -LE '^deep$'
+  build arm64 base_test quant_test gguf_test backend_test ds4-conformance &&
+    run_ctest arm64 arm64 -R '^(unit\.(base|quant|gguf|backend)|conformance)$' -LE '^deep$'
   configure=()
 }
 
