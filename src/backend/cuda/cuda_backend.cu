@@ -81,6 +81,7 @@ Status CudaBackend::prepare() {
   iq2_ = static_cast<const Iq2Tables*>(tables);
   device_.check(cudaEventCreateWithFlags(&fork_, cudaEventDisableTiming), "event");
   device_.check(cudaEventCreateWithFlags(&query_fork_, cudaEventDisableTiming), "event");
+  device_.check(cudaEventCreateWithFlags(&sums_ready_, cudaEventDisableTiming), "event");
   for (int i = 0; i < kBranches; ++i) {
     device_.check(cudaStreamCreateWithFlags(&sides_[i], cudaStreamNonBlocking), "stream");
     device_.check(cudaEventCreateWithFlags(&joins_[i], cudaEventDisableTiming), "event");
@@ -96,7 +97,7 @@ CudaBackend::~CudaBackend() {
     if (sides_[i] != nullptr) cudaStreamDestroy(sides_[i]);
     if (joins_[i] != nullptr) cudaEventDestroy(joins_[i]);
   }
-  for (cudaEvent_t event : {fork_, query_fork_})
+  for (cudaEvent_t event : {fork_, query_fork_, sums_ready_})
     if (event != nullptr) cudaEventDestroy(event);
   for (auto& [key, recording] : recordings_)
     if (recording.graph != nullptr) cudaGraphExecDestroy(recording.graph);
@@ -342,10 +343,12 @@ void CudaBackend::finish_step() {
 void CudaBackend::fork() {
   device_.check(cudaEventRecord(fork_, stream()), "fork");
   forked_ = true;
+  std::fill(std::begin(at_fork_), std::end(at_fork_), false);
 }
 
 cudaStream_t CudaBackend::side(int branch) {
-  if (!running_[branch]) device_.check(cudaStreamWaitEvent(sides_[branch], fork_, 0), "fork");
+  if (!at_fork_[branch]) device_.check(cudaStreamWaitEvent(sides_[branch], fork_, 0), "fork");
+  at_fork_[branch] = true;
   running_[branch] = true;
   return sides_[branch];
 }

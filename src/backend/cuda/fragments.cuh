@@ -40,6 +40,17 @@ struct StepPair {
   std::uint32_t a[2][4];
 };
 
+/// The IQ2_XXS codebook where a lane reads it: entry e at `at[e * stride]`.
+struct Octets {
+  const uint4* at;
+  unsigned stride;
+};
+/// In shared memory the codebook lies eight times, interleaved: lanes that read together then meet no bank twice,
+/// whatever they look up. 32 KiB.
+inline constexpr int kOctetCopies = 8;
+template <typename F>
+inline constexpr int kOctetEntries = F::kTable ? 256 * kOctetCopies : 1;
+
 struct FragmentF16 {
   static constexpr DType kType = DType::kF16;
   static constexpr int kTileBytes = 4096;
@@ -54,7 +65,7 @@ struct FragmentF16 {
   }
   __device__ static Head head(const std::byte*, int) { return {}; }
   __device__ static Scales scales(const Head&, float) { return {}; }
-  __device__ static StepPair expand(const Piece& p, const Scales&, int, const uint2*) {
+  __device__ static StepPair expand(const Piece& p, const Scales&, int, const Octets&) {
     return {{{p.a.x, p.a.y, p.a.z, p.a.w}, {p.b.x, p.b.y, p.b.z, p.b.w}}};
   }
 };
@@ -74,7 +85,7 @@ struct FragmentBF16 {
   __device__ static std::uint32_t convert(std::uint32_t two, float pre) {
     return as_bits(__floats2half2_rn(__uint_as_float(two << 16) * pre, __uint_as_float(two & 0xffff0000u) * pre));
   }
-  __device__ static StepPair expand(const Piece& p, const Scales& s, int, const uint2*) {
+  __device__ static StepPair expand(const Piece& p, const Scales& s, int, const Octets&) {
     return {{{convert(p.a.x, s.pre), convert(p.a.y, s.pre), convert(p.a.z, s.pre), convert(p.a.w, s.pre)},
              {convert(p.b.x, s.pre), convert(p.b.y, s.pre), convert(p.b.z, s.pre), convert(p.b.w, s.pre)}}};
   }
@@ -103,7 +114,7 @@ struct FragmentQ8_0 {
     low = as_bits(__hmul2(__hsub2(as_half2(__byte_perm(q, 0x64646464u, 0x4140)), bias), d));
     high = as_bits(__hmul2(__hsub2(as_half2(__byte_perm(q, 0x64646464u, 0x4342)), bias), d));
   }
-  __device__ static StepPair expand(const Piece& p, const Scales& s, int, const uint2*) {
+  __device__ static StepPair expand(const Piece& p, const Scales& s, int, const Octets&) {
     StepPair out;
     four(p.x, s.d[0], out.a[0][0], out.a[0][2]);
     four(p.y, s.d[1], out.a[0][1], out.a[0][3]);
@@ -144,7 +155,7 @@ struct FragmentMXFP4 {
       a[j] = as_bits(__hmul2(as_half2((v & 0x80008000u) | (v >> 3 & 0x0e000e00u)), s.d[j % 2]));
     }
   }
-  __device__ static StepPair expand(const Piece& p, const Scales& s, int, const uint2*) {
+  __device__ static StepPair expand(const Piece& p, const Scales& s, int, const Octets&) {
     StepPair out;
     step(p.x, s, out.a[0]);
     step(p.y, s, out.a[1]);
@@ -179,13 +190,17 @@ struct FragmentQ4_K {
              both(-__high2float(high) * pre * static_cast<float>(codes >> 24))}};
   }
   __device__ static void step(std::uint32_t w, const Scales& s, std::uint32_t (&a)[4]) {
+    // 0x6400 is 1024: below it a field of up to ten bits reads as an integer, wherever it stands.
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      const __half2 q = __hsub2(as_half2((w >> (4 * j) & 0x000f000fu) | 0x64006400u), as_half2(0x64006400u));
+      const std::uint32_t v = j < 2 ? w : w >> 8;
+      const __half2 q = j % 2 == 0 ? __hsub2(as_half2((v & 0x000f000fu) | 0x64006400u), as_half2(0x64006400u))
+                                   : __hfma2(as_half2((v & 0x00f000f0u) | 0x64006400u), as_half2(0x2c002c00u),
+                                             as_half2(0xd400d400u));  // times 1/16, minus 64
       a[j] = as_bits(__hfma2(q, s.d[j % 2], s.m[j % 2]));
     }
   }
-  __device__ static StepPair expand(const Piece& p, const Scales& s, int, const uint2*) {
+  __device__ static StepPair expand(const Piece& p, const Scales& s, int, const Octets&) {
     StepPair out;
     step(p.x, s, out.a[0]);
     step(p.y, s, out.a[1]);
@@ -217,22 +232,28 @@ struct FragmentQ2_K {
     Scales s;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const float d = __low2float(rows[r]) * pre;
-      const float dmin = -__high2float(rows[r]) * pre;
+      const __half2 d = both(__low2float(rows[r]) * pre);
+      const __half2 dmin = both(-__high2float(rows[r]) * pre);
 #pragma unroll
       for (int b = 0; b < 2; ++b) {
-        const std::uint32_t code = head.codes >> (16 * r + 8 * b);
-        s.d[b][r] = both(d * static_cast<float>(code & 15));
-        s.m[b][r] = both(dmin * static_cast<float>(code >> 4 & 15));
+        const std::uint32_t code = __byte_perm(head.codes, 0, 0x4040 + 0x0101 * (2 * r + b));  // in both halves
+        s.d[b][r] = __hmul2(__hsub2(as_half2((code & 0x000f000fu) | 0x64006400u), as_half2(0x64006400u)), d);
+        s.m[b][r] = __hmul2(__hfma2(as_half2((code & 0x00f000f0u) | 0x64006400u), as_half2(0x2c002c00u), as_half2(0xd400d400u)), dmin);
       }
     }
     return s;
   }
-  __device__ static StepPair expand(const Piece& p, const Scales& s, int u, const uint2*) {
+  __device__ static StepPair expand(const Piece& p, const Scales& s, int u, const Octets&) {
+    // As above: five fields fit into the ten bits, then one shift. Field k reads as 1024 + 4^k q.
+    constexpr std::uint32_t kFactor[5] = {0x3c003c00u, 0x34003400u, 0x2c002c00u, 0x24002400u, 0x1c001c00u};  // 4^-k
+    constexpr std::uint32_t kBias[5] = {0xe400e400u, 0xdc00dc00u, 0xd400d400u, 0xcc00cc00u, 0xc400c400u};    // -1024 4^-k
     StepPair out;
+    const std::uint32_t high = p >> 10;
 #pragma unroll
     for (int f = 0; f < 8; ++f) {
-      const __half2 q = __hsub2(as_half2((p >> (2 * f) & 0x00030003u) | 0x64006400u), as_half2(0x64006400u));
+      const int k = f % 5;
+      const __half2 two = as_half2(((f < 5 ? p : high) & 0x00030003u << (2 * k)) | 0x64006400u);
+      const __half2 q = __hfma2(two, as_half2(kFactor[k]), as_half2(kBias[k]));
       out.a[f / 4][f % 4] = as_bits(__hfma2(q, s.d[u / 2][f % 2], s.m[u / 2][f % 2]));
     }
     return out;
@@ -240,55 +261,47 @@ struct FragmentQ2_K {
 };
 
 /// [lane]: for row g four grid indices (one an octet) and a word of signs, then the same for row g + 8. In the word, bit p
-/// and bit 16 + p are the signs of the pair p (values 2 p and 2 p + 1 of the 32), except that bits 19, 23, 27, 31 hold the
-/// scale: the last sign of an octet is the parity of the others. Then [row] f16 d.
+/// and bit 16 + p are the signs of the pair p (values 2 p and 2 p + 1 of the 32). Then [lane] the scale codes, row g in the
+/// low nibble; then [row] f16 d. The file packs the last sign of an octet and the scale into the word; undoing that for
+/// every tile costs more time than the 32 bytes.
 struct FragmentIQ2_XXS {
   static constexpr DType kType = DType::kIQ2_XXS;
-  static constexpr int kTileBytes = 512 + 32;
+  static constexpr int kTileBytes = 512 + 32 + 32;
   static constexpr bool kTable = true;
   struct Piece {};  // the head holds it all
   struct Head {
     uint4 codes;
+    std::uint32_t scales;
     __half low, high;
   };
   struct Scales {
     std::uint32_t index[2];
-    std::uint32_t signs[2];  // complete
+    std::uint32_t signs[2];
     __half2 d[2];
   };
   __device__ static Piece piece(const std::byte*, int, int) { return {}; }
-  __device__ static std::uint32_t complete(std::uint32_t w) {
-    std::uint32_t parity = (w ^ (w >> 16 & 0x7777u)) & 0xffffu;
-    parity ^= parity >> 2;
-    parity ^= parity >> 1;
-    return (w & 0x7777ffffu) | (parity & 0x1111u) << 19;
-  }
-  __device__ static float db(std::uint32_t w, __half d, float pre) {
-    const std::uint32_t code = (w >> 19 & 1) | (w >> 22 & 2) | (w >> 25 & 4) | (w >> 28 & 8);
-    return __half2float(d) * pre * (0.5F + static_cast<float>(code)) * 0.25F;
-  }
   __device__ static Head head(const std::byte* tile, int lane) {
-    return {load_at<uint4>(tile + lane * 16), load_at<__half>(tile + 512 + lane / 4 * 2),
-            load_at<__half>(tile + 512 + (lane / 4 + 8) * 2)};
+    return {load_at<uint4>(tile + lane * 16), load_at<std::uint8_t>(tile + 512 + lane), load_at<__half>(tile + 544 + lane / 4 * 2),
+            load_at<__half>(tile + 544 + (lane / 4 + 8) * 2)};
   }
   __device__ static Scales scales(const Head& head, float pre) {
     const uint4& v = head.codes;
-    return {{v.x, v.z}, {complete(v.y), complete(v.w)}, {both(db(v.y, head.low, pre)), both(db(v.w, head.high, pre))}};
+    const float quarter = 0.25F * pre;
+    return {{v.x, v.z},
+            {v.y, v.w},
+            {both(__half2float(head.low) * quarter * (0.5F + static_cast<float>(head.scales & 15))),
+             both(__half2float(head.high) * quarter * (0.5F + static_cast<float>(head.scales >> 4)))}};
   }
-  __device__ static StepPair expand(const Piece&, const Scales& s, int u, const uint2* table) {
-    // 8, 25, 43 are 0x4800, 0x4e40, 0x5160: their low bytes and high bytes, to be picked by the selectors.
-    constexpr std::uint32_t kLow = 0x00604000u;
-    constexpr std::uint32_t kHigh = 0x00514e48u;
+  __device__ static StepPair expand(const Piece&, const Scales& s, int u, const Octets& table) {
     StepPair out;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const uint2 select = table[s.index[r] >> (8 * u) & 0xff];
-      const std::uint32_t fields[4] = {select.x, select.x >> 16, select.y, select.y >> 16};
+      const uint4 octet = table.at[__byte_perm(s.index[r], 0, 0x4440 + u) * table.stride];
+      const std::uint32_t magnitudes[4] = {octet.x, octet.y, octet.z, octet.w};
 #pragma unroll
       for (int pair = 0; pair < 4; ++pair) {
-        const std::uint32_t magnitude = __byte_perm(kLow, kHigh, fields[pair]);
         const std::uint32_t sign = s.signs[r] << (15 - (4 * u + pair)) & 0x80008000u;
-        out.a[pair / 2][r + 2 * (pair % 2)] = as_bits(__hmul2(as_half2(magnitude ^ sign), s.d[r]));
+        out.a[pair / 2][r + 2 * (pair % 2)] = as_bits(__hmul2(as_half2(magnitudes[pair] ^ sign), s.d[r]));
       }
     }
     return out;
@@ -312,10 +325,22 @@ inline bool with_fragment(DType type, Function f) {
   return false;
 }
 
-/// The selectors to shared memory, by the whole block.
-__device__ inline void load_iq2_selectors(uint2* shared, const uint2* selectors) {
-  for (int i = threadIdx.x; i < 256; i += blockDim.x) shared[i] = selectors[i];
-  __syncthreads();
+/// The codebook to shared memory, by the whole block.
+template <int kEntries>
+__device__ inline void load_octets(uint4 (&shared)[kEntries], const Matrix& m) {
+  if constexpr (kEntries > 1) {
+    for (int e = threadIdx.x; e < 256; e += blockDim.x) {
+      const uint4 octet = m.iq2->octets[e];
+#pragma unroll
+      for (int c = 0; c < kOctetCopies; ++c) shared[e * kOctetCopies + (c + e) % kOctetCopies] = octet;
+    }
+    __syncthreads();
+  }
+}
+/// The lane's view of it.
+template <int kEntries>
+__device__ inline Octets octets_of(const uint4 (&shared)[kEntries]) {
+  return {shared + (kEntries > 1 ? threadIdx.x % kOctetCopies : 0), kOctetCopies};
 }
 
 /// The same in device code.

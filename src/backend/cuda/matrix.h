@@ -17,9 +17,7 @@ inline constexpr int kTileColumns = 128;
 /// The IQ2_XXS codebook on the card.
 struct Iq2Tables {
   std::uint64_t grid[256];  // magnitudes 8, 25, 43 as bytes
-  /// The same as selectors for __byte_perm, a byte a value: the low nibble picks the low byte of its f16, the high nibble
-  /// the high byte (FragmentIQ2_XXS::expand).
-  uint2 selectors[256];
+  uint4 octets[256];        // the same as halves
 };
 Iq2Tables make_iq2_tables();
 

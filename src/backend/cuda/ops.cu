@@ -26,6 +26,7 @@ void CudaBackend::flush() {
   if (!pending_post_) return;
   const HcPostArgs& p = *pending_post_;
   finish_experts();
+  join(0);
   cuda::hc_post(p.streams.data, {p.o.data, {}, p.post.data, p.comb.data}, config_.dims.hc, config_.dims.hidden,
                 static_cast<int>(p.o.rows), stream());
   device_.launched("hc_post");
@@ -62,9 +63,10 @@ cudaStream_t CudaBackend::branch(int number, const float* x, const Weight& weigh
   return ready ? side(number) : stream();
 }
 
-void CudaBackend::run_hc_sums(const HyperConnectionWeights& hc, Tensor streams, const HcPost& post,
+int CudaBackend::run_hc_sums(const HyperConnectionWeights& hc, Tensor streams, const HcPost& post,
                               const std::int32_t* rows_of, int rows, int controls) {
-  hc_sums({.streams = streams.data,
+  join(0);  // what the last controls were made of and have left
+  const int slices = hc_sums({.streams = streams.data,
            .source_row = rows_of,
            .post = post,
            .fn = matrix(hc.fn),
@@ -75,12 +77,19 @@ void CudaBackend::run_hc_sums(const HyperConnectionWeights& hc, Tensor streams, 
            .sums = scratch_.hc_sums},
           stream());
   device_.launched("hc_sums");
+  return slices;
 }
 
 void CudaBackend::run_mix(const float* norm_weight, __half* y_half, __half* y_low) {
   pending_mix_->norm_weight = norm_weight;
   pending_mix_->y_half = y_half;
   pending_mix_->y_low = y_low;
+  if (!pending_mix_->head && batch_.rows <= kFewRows) {
+    pending_mix_->leaves_controls = true;
+    device_.check(cudaStreamWaitEvent(sides_[0], sums_ready_, 0), "fork");
+    hc_controls(*pending_mix_, sides_[0]);
+    running_[0] = true;
+  }
   hc_mix(*pending_mix_, stream());
   device_.launched("hc_mix");
   pending_mix_.reset();
@@ -106,11 +115,14 @@ void CudaBackend::hc_pre(const HcPreArgs& args) {
   flush();
   const Dims& d = config_.dims;
   const int rows = static_cast<int>(args.y.rows);
-  run_hc_sums(args.hc, args.streams, post, nullptr, rows, d.hc_controls());
+  const int slices = run_hc_sums(args.hc, args.streams, post, nullptr, rows, d.hc_controls());
+  if (batch_.rows <= kFewRows) device_.check(cudaEventRecord(sums_ready_, stream()), "fork");
   half_source_ = nullptr;
   pending_mix_ = HcMix{.streams = args.streams.data,
                        .source_row = nullptr,
                        .sums = scratch_.hc_sums,
+                       .slices = slices,
+                       .leaves_controls = false,
                        .base = vector(args.hc.base),
                        .scale = vector(args.hc.scale),
                        .head = false,
@@ -133,11 +145,13 @@ void CudaBackend::hc_head(const HcHeadArgs& args) {
   if (!enqueue(kHead, args.h.data)) return;
   flush();
   const Dims& d = config_.dims;
-  run_hc_sums(args.hc, args.streams, {}, batch_.logit_rows, logit_rows_, d.hc);
+  const int slices = run_hc_sums(args.hc, args.streams, {}, batch_.logit_rows, logit_rows_, d.hc);
   half_source_ = nullptr;
   pending_mix_ = HcMix{.streams = args.streams.data,
                        .source_row = batch_.logit_rows,
                        .sums = scratch_.hc_sums,
+                       .slices = slices,
+                       .leaves_controls = false,
                        .base = vector(args.hc.base),
                        .scale = vector(args.hc.scale),
                        .head = true,

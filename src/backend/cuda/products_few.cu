@@ -10,8 +10,8 @@ namespace {
 
 template <typename F, int N>
 __global__ void __launch_bounds__(kWarps * 32, 2) few_rows_kernel(Product p, const __half* x, int warps_per_tile) {
-  __shared__ uint2 table[F::kTable ? 256 : 1];
-  if constexpr (F::kTable) load_iq2_selectors(table, p.m.iq2->selectors);
+  __shared__ uint4 table[kOctetEntries<F>];
+  load_octets(table, p.m);
   __shared__ float parts[kWarps][N * 8][16];
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
@@ -24,8 +24,8 @@ __global__ void __launch_bounds__(kWarps * 32, 2) few_rows_kernel(Product p, con
   if (tile * 16 >= p.outs) wait_for_previous();
   else
     accumulate<F, N, true>(p.m, p.m.tile(0, group * (p.outs / 16) + tile), warp % warps_per_tile,
-                     static_cast<int>(p.m.column_tiles()), warps_per_tile, x, p.x_stride, static_cast<int>(p.rows), table,
-                     sum);
+                     static_cast<int>(p.m.column_tiles()), warps_per_tile, x, p.x_stride, static_cast<int>(p.rows),
+                     octets_of(table), sum);
 #pragma unroll
   for (int n = 0; n < N; ++n)
 #pragma unroll
@@ -82,7 +82,7 @@ void half_product(const Product& p, const __half* x, cudaStream_t stream) {
   many.y = p.y;
   many.hidden = p.y_half;
   many.y_stride = p.y_stride;
-  many_rows(Output::kPlain, many, (p.rows + kBlockRows - 1) / kBlockRows, stream);
+  many_rows(Output::kPlain, many, (p.rows + rows_of_block() - 1) / rows_of_block(), stream);
 }
 
 void many_rows(Output output, const ManyRows& p, std::int64_t blocks_of_rows, cudaStream_t stream) {

@@ -126,7 +126,7 @@ __device__ float matrix_value(const Matrix& m, std::int64_t index, std::int64_t 
   float v = 0;
   with_fragment_on_device(m.type, [&](auto fragment) {
     using F = decltype(fragment);
-    const StepPair pair = F::expand(F::piece(tile, lane, u), F::scales(F::head(tile, lane), m.pre), u, m.iq2->selectors);
+    const StepPair pair = F::expand(F::piece(tile, lane, u), F::scales(F::head(tile, lane), m.pre), u, Octets{m.iq2->octets, 1});
     const __half2 two = as_half2(pair.a[step][word]);
     v = k % 2 == 0 ? __low2float(two) : __high2float(two);
   });
