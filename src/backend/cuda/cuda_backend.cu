@@ -142,6 +142,9 @@ Result<Weight> CudaBackend::load(const HostWeight& weight) {
   DS4_ASSIGN_OR_RETURN(const float largest, uploader_->load(source, m, static_cast<std::byte*>(memory)));
   m.data = static_cast<const std::byte*>(memory);
   if (m.tiled) m.pre = choose_pre(m.type, largest);
+  if (m.tiled && m.type == DType::kIQ2_XXS && !(largest * m.pre <= 65504.0F))
+    return Error{ErrorCode::kBadModel, cat("a weight of type iq2_xxs: expected magnitudes up to ", 65504.0F / m.pre, ", found ", largest,
+                                           "; --quality keeps the file's layout and has no such limit")};
   matrices_.push_back(m);
   return Weight{m.type, m.in, m.out, m.count, &matrices_.back(), m.tiled ? 1U : 0U};
 }

@@ -6,11 +6,11 @@
 // (activations, f16, natural order) gives the same four. A lane's bytes lie so that a warp loads whole lines.
 //
 // Every format has
-//   kTileBytes          bytes of one tile
-//   Piece piece(tile, lane, u)  the lane's codes for the steps 2 u and 2 u + 1 (u = 0..3), from device or shared memory
-//   Head head(tile, lane)       the lane's scales, as stored
-//   Scales scales(head, pre)    the same, ready to multiply with
-//   expand(...)                 the two steps as operand registers, f16
+//   kTileBytes            bytes of one tile
+//   Piece piece(tile, u)  the lane's codes for the steps 2 u and 2 u + 1 (u = 0..3), from device or shared memory
+//   Head head(tile)       the lane's scales, as stored
+//   Scales scales(head, pre)  the same, ready to multiply with
+//   expand(...)           the two steps as operand registers, f16
 // Weights are expanded as value * pre, where pre is a power of two chosen per tensor so that the largest lies well inside
 // the range of f16; results are divided by it.
 #pragma once
@@ -40,16 +40,37 @@ struct StepPair {
   std::uint32_t a[2][4];
 };
 
-/// The IQ2_XXS codebook where a lane reads it: entry e at `at[e * stride]`.
-struct Octets {
-  const uint4* at;
-  unsigned stride;
+/// A tile as one lane sees it. Pointers, not offsets: from tile to tile one addition moves each.
+struct LaneTile {
+  const std::byte* wide;   // 16 bytes a lane
+  const std::byte* four;   // 4 bytes a lane
+  const std::byte* two;    // 2 bytes a lane
+  const std::byte* row;    // 4 bytes a row: of row g, that of row g + 8 lies 32 further
+  __device__ LaneTile(const std::byte* tile, int lane)
+      : wide(tile + lane * 16), four(tile + lane * 4), two(tile + lane * 2), row(tile + lane / 4 * 4) {}
+  __device__ LaneTile& operator+=(std::int64_t bytes) {
+    wide += bytes, four += bytes, two += bytes, row += bytes;
+    return *this;
+  }
 };
-/// In shared memory the codebook lies eight times, interleaved: lanes that read together then meet no bank twice,
-/// whatever they look up. 32 KiB.
+
+/// The IQ2_XXS codebook. In shared memory it lies eight times, interleaved: lanes that read together then meet no bank
+/// twice, whatever they look up. 32 KiB.
 inline constexpr int kOctetCopies = 8;
 template <typename F>
 inline constexpr int kOctetEntries = F::kTable ? 256 * kOctetCopies : 1;
+struct SharedOctets {
+  std::uint32_t at;  // shared address of the lane's copy of entry 0
+  __device__ uint4 operator[](std::uint32_t entry) const {
+    uint4 v;
+    asm("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at + entry * (16 * kOctetCopies)));
+    return v;
+  }
+};
+struct GlobalOctets {
+  const uint4* at;
+  __device__ uint4 operator[](std::uint32_t entry) const { return at[entry]; }
+};
 
 struct FragmentF16 {
   static constexpr DType kType = DType::kF16;
@@ -60,11 +81,12 @@ struct FragmentF16 {
   };
   struct Head {};
   struct Scales {};
-  __device__ static Piece piece(const std::byte* tile, int lane, int u) {
-    return {load_at<uint4>(tile + (2 * u * 32 + lane) * 16), load_at<uint4>(tile + ((2 * u + 1) * 32 + lane) * 16)};
+  __device__ static Piece piece(const LaneTile& tile, int u) {
+    return {load_at<uint4>(tile.wide + 2 * u * 512), load_at<uint4>(tile.wide + (2 * u + 1) * 512)};
   }
-  __device__ static Head head(const std::byte*, int) { return {}; }
+  __device__ static Head head(const LaneTile&) { return {}; }
   __device__ static Scales scales(const Head&, float) { return {}; }
+  template <typename Octets>
   __device__ static StepPair expand(const Piece& p, const Scales&, int, const Octets&) {
     return {{{p.a.x, p.a.y, p.a.z, p.a.w}, {p.b.x, p.b.y, p.b.z, p.b.w}}};
   }
@@ -79,12 +101,13 @@ struct FragmentBF16 {
   struct Scales {
     float pre;
   };
-  __device__ static Piece piece(const std::byte* tile, int lane, int u) { return FragmentF16::piece(tile, lane, u); }
-  __device__ static Head head(const std::byte*, int) { return {}; }
+  __device__ static Piece piece(const LaneTile& tile, int u) { return FragmentF16::piece(tile, u); }
+  __device__ static Head head(const LaneTile&) { return {}; }
   __device__ static Scales scales(const Head&, float pre) { return {pre}; }
   __device__ static std::uint32_t convert(std::uint32_t two, float pre) {
     return as_bits(__floats2half2_rn(__uint_as_float(two << 16) * pre, __uint_as_float(two & 0xffff0000u) * pre));
   }
+  template <typename Octets>
   __device__ static StepPair expand(const Piece& p, const Scales& s, int, const Octets&) {
     return {{{convert(p.a.x, s.pre), convert(p.a.y, s.pre), convert(p.a.z, s.pre), convert(p.a.w, s.pre)},
              {convert(p.b.x, s.pre), convert(p.b.y, s.pre), convert(p.b.z, s.pre), convert(p.b.w, s.pre)}}};
@@ -101,10 +124,10 @@ struct FragmentQ8_0 {
   struct Scales {
     __half2 d[2];  // row g, row g + 8
   };
-  __device__ static Piece piece(const std::byte* tile, int lane, int u) {
-    return load_at<uint4>(tile + (u * 32 + lane) * 16);
+  __device__ static Piece piece(const LaneTile& tile, int u) {
+    return load_at<uint4>(tile.wide + u * 512);
   }
-  __device__ static Head head(const std::byte* tile, int lane) { return load_at<__half2>(tile + 2048 + lane * 4); }
+  __device__ static Head head(const LaneTile& tile) { return load_at<__half2>(tile.four + 2048); }
   __device__ static Scales scales(const Head& d, float pre) {
     return {{both(__low2float(d) * pre), both(__high2float(d) * pre)}};
   }
@@ -114,6 +137,7 @@ struct FragmentQ8_0 {
     low = as_bits(__hmul2(__hsub2(as_half2(__byte_perm(q, 0x64646464u, 0x4140)), bias), d));
     high = as_bits(__hmul2(__hsub2(as_half2(__byte_perm(q, 0x64646464u, 0x4342)), bias), d));
   }
+  template <typename Octets>
   __device__ static StepPair expand(const Piece& p, const Scales& s, int, const Octets&) {
     StepPair out;
     four(p.x, s.d[0], out.a[0][0], out.a[0][2]);
@@ -136,14 +160,14 @@ struct FragmentMXFP4 {
   struct Scales {
     __half2 d[2];
   };
-  __device__ static Piece piece(const std::byte* tile, int lane, int u) {
-    return load_at<uint2>(tile + (u / 2 * 32 + lane) * 16 + u % 2 * 8);
+  __device__ static Piece piece(const LaneTile& tile, int u) {
+    return load_at<uint2>(tile.wide + u / 2 * 512 + u % 2 * 8);
   }
   __device__ static float factor(std::uint32_t code, float pre) {  // the bits below are 2^-14 of the value
     return __uint_as_float(code << 23) * 16384.0F * pre;
   }
-  __device__ static Head head(const std::byte* tile, int lane) {
-    return load_at<std::uint16_t>(tile + 1024 + lane * 2);
+  __device__ static Head head(const LaneTile& tile) {
+    return load_at<std::uint16_t>(tile.two + 1024);
   }
   __device__ static Scales scales(const Head& codes, float pre) {
     return {{both(factor(codes & 0xff, pre)), both(factor(codes >> 8, pre))}};
@@ -155,6 +179,7 @@ struct FragmentMXFP4 {
       a[j] = as_bits(__hmul2(as_half2((v & 0x80008000u) | (v >> 3 & 0x0e000e00u)), s.d[j % 2]));
     }
   }
+  template <typename Octets>
   __device__ static StepPair expand(const Piece& p, const Scales& s, int, const Octets&) {
     StepPair out;
     step(p.x, s, out.a[0]);
@@ -177,10 +202,9 @@ struct FragmentQ4_K {
     __half2 d[2];
     __half2 m[2];  // negative
   };
-  __device__ static Piece piece(const std::byte* tile, int lane, int u) { return FragmentMXFP4::piece(tile, lane, u); }
-  __device__ static Head head(const std::byte* tile, int lane) {
-    return {load_at<std::uint32_t>(tile + 1024 + lane * 4), load_at<__half2>(tile + 1152 + lane / 4 * 4),
-            load_at<__half2>(tile + 1152 + (lane / 4 + 8) * 4)};
+  __device__ static Piece piece(const LaneTile& tile, int u) { return FragmentMXFP4::piece(tile, u); }
+  __device__ static Head head(const LaneTile& tile) {
+    return {load_at<std::uint32_t>(tile.four + 1024), load_at<__half2>(tile.row + 1152), load_at<__half2>(tile.row + 1152 + 32)};
   }
   __device__ static Scales scales(const Head& head, float pre) {
     const auto [codes, low, high] = head;
@@ -200,6 +224,7 @@ struct FragmentQ4_K {
       a[j] = as_bits(__hfma2(q, s.d[j % 2], s.m[j % 2]));
     }
   }
+  template <typename Octets>
   __device__ static StepPair expand(const Piece& p, const Scales& s, int, const Octets&) {
     StepPair out;
     step(p.x, s, out.a[0]);
@@ -220,12 +245,11 @@ struct FragmentQ2_K {
     __half2 d[2][2];  // [sub-block][row]
     __half2 m[2][2];  // negative
   };
-  __device__ static Piece piece(const std::byte* tile, int lane, int u) {
-    return load_at<std::uint32_t>(tile + lane * 16 + u * 4);
+  __device__ static Piece piece(const LaneTile& tile, int u) {
+    return load_at<std::uint32_t>(tile.wide + u * 4);
   }
-  __device__ static Head head(const std::byte* tile, int lane) {
-    return {load_at<std::uint32_t>(tile + 512 + lane * 4), load_at<__half2>(tile + 640 + lane / 4 * 4),
-            load_at<__half2>(tile + 640 + (lane / 4 + 8) * 4)};
+  __device__ static Head head(const LaneTile& tile) {
+    return {load_at<std::uint32_t>(tile.four + 512), load_at<__half2>(tile.row + 640), load_at<__half2>(tile.row + 640 + 32)};
   }
   __device__ static Scales scales(const Head& head, float pre) {
     const __half2 rows[2] = {head.low, head.high};
@@ -243,6 +267,7 @@ struct FragmentQ2_K {
     }
     return s;
   }
+  template <typename Octets>
   __device__ static StepPair expand(const Piece& p, const Scales& s, int u, const Octets&) {
     // As above: five fields fit into the ten bits, then one shift. Field k reads as 1024 + 4^k q.
     constexpr std::uint32_t kFactor[5] = {0x3c003c00u, 0x34003400u, 0x2c002c00u, 0x24002400u, 0x1c001c00u};  // 4^-k
@@ -261,42 +286,39 @@ struct FragmentQ2_K {
 };
 
 /// [lane]: for row g four grid indices (one an octet) and a word of signs, then the same for row g + 8. In the word, bit p
-/// and bit 16 + p are the signs of the pair p (values 2 p and 2 p + 1 of the 32). Then [lane] the scale codes, row g in the
-/// low nibble; then [row] f16 d. The file packs the last sign of an octet and the scale into the word; undoing that for
-/// every tile costs more time than the 32 bytes.
+/// and bit 16 + p are the signs of the pair p (values 2 p and 2 p + 1 of the 32). Then [lane] the factors of both rows, f16,
+/// times kFactor. The file packs the last sign of an octet and the factor into the word; undoing that for every tile costs
+/// more time than the bytes.
 struct FragmentIQ2_XXS {
   static constexpr DType kType = DType::kIQ2_XXS;
-  static constexpr int kTileBytes = 512 + 32 + 32;
+  static constexpr int kTileBytes = 512 + 128;
   static constexpr bool kTable = true;
+  static constexpr float kFactor = 64.0F;  // keeps the factors of usual weights in the normal range of f16
   struct Piece {};  // the head holds it all
   struct Head {
     uint4 codes;
-    std::uint32_t scales;
-    __half low, high;
+    std::uint32_t factors;
   };
   struct Scales {
     std::uint32_t index[2];
     std::uint32_t signs[2];
     __half2 d[2];
   };
-  __device__ static Piece piece(const std::byte*, int, int) { return {}; }
-  __device__ static Head head(const std::byte* tile, int lane) {
-    return {load_at<uint4>(tile + lane * 16), load_at<std::uint8_t>(tile + 512 + lane), load_at<__half>(tile + 544 + lane / 4 * 2),
-            load_at<__half>(tile + 544 + (lane / 4 + 8) * 2)};
+  __device__ static Piece piece(const LaneTile&, int) { return {}; }
+  __device__ static Head head(const LaneTile& tile) {
+    return {load_at<uint4>(tile.wide), load_at<std::uint32_t>(tile.four + 512)};
   }
-  __device__ static Scales scales(const Head& head, float pre) {
+  __device__ static Scales scales(const Head& head, float) {
     const uint4& v = head.codes;
-    const float quarter = 0.25F * pre;
-    return {{v.x, v.z},
-            {v.y, v.w},
-            {both(__half2float(head.low) * quarter * (0.5F + static_cast<float>(head.scales & 15))),
-             both(__half2float(head.high) * quarter * (0.5F + static_cast<float>(head.scales >> 4)))}};
+    const __half2 d = as_half2(head.factors);
+    return {{v.x, v.z}, {v.y, v.w}, {__low2half2(d), __high2half2(d)}};
   }
+  template <typename Octets>
   __device__ static StepPair expand(const Piece&, const Scales& s, int u, const Octets& table) {
     StepPair out;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const uint4 octet = table.at[__byte_perm(s.index[r], 0, 0x4440 + u) * table.stride];
+      const uint4 octet = table[__byte_perm(s.index[r], 0, 0x4440 + u)];
       const std::uint32_t magnitudes[4] = {octet.x, octet.y, octet.z, octet.w};
 #pragma unroll
       for (int pair = 0; pair < 4; ++pair) {
@@ -339,8 +361,8 @@ __device__ inline void load_octets(uint4 (&shared)[kEntries], const Matrix& m) {
 }
 /// The lane's view of it.
 template <int kEntries>
-__device__ inline Octets octets_of(const uint4 (&shared)[kEntries]) {
-  return {shared + (kEntries > 1 ? threadIdx.x % kOctetCopies : 0), kOctetCopies};
+__device__ inline SharedOctets octets_of(const uint4 (&shared)[kEntries]) {
+  return {static_cast<std::uint32_t>(__cvta_generic_to_shared(shared + (kEntries > 1 ? threadIdx.x % kOctetCopies : 0)))};
 }
 
 /// The same in device code.

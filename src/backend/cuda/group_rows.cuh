@@ -32,7 +32,7 @@ __device__ inline void wait_async() {
 
 /// The sums of one block: kColumns rows of activations times the warp's tiles.
 template <typename F, int kColumns>
-__device__ __forceinline__ void group_sums(const std::byte* tiles, float pre, int columns, const Octets& octets, std::byte* ring,
+__device__ __forceinline__ void group_sums(const std::byte* tiles, float pre, int columns, const SharedOctets& octets, std::byte* ring,
                                            const __half* const* rows, int places, float (&sum)[kColumns / 2]) {
   const int thread = threadIdx.x;
   const int lane = thread % 32;
@@ -55,10 +55,11 @@ __device__ __forceinline__ void group_sums(const std::byte* tiles, float pre, in
   };
   load(0);
   load(1);
+  LaneTile tile(tiles, lane);
   typename F::Piece codes[4];
 #pragma unroll
-  for (int u = 0; u < 4; ++u) codes[u] = F::piece(tiles, lane, u);
-  typename F::Head head = F::head(tiles, lane);
+  for (int u = 0; u < 4; ++u) codes[u] = F::piece(tile, u);
+  typename F::Head head = F::head(tile);
 #pragma unroll
   for (int i = 0; i < kColumns / 2; ++i) sum[i] = 0;
   StepPair steps[2];
@@ -70,13 +71,13 @@ __device__ __forceinline__ void group_sums(const std::byte* tiles, float pre, in
     const std::uint64_t slab = slab_descriptor(ring + column % kGroupStages * kGroupStage);
     const auto scales = F::scales(head, pre);
     const bool more = column + 1 < columns;
-    tiles += F::kTileBytes;
-    if (more) head = F::head(tiles, lane);
+    tile += F::kTileBytes;
+    if (more) head = F::head(tile);
 #pragma unroll
     for (int u = 0; u < 4; ++u) {
       products_wait<1>();  // the pair before last has left its registers
       steps[u % 2] = F::expand(codes[u], scales, u, octets);
-      if (more) codes[u] = F::piece(tiles, lane, u);
+      if (more) codes[u] = F::piece(tile, u);
       products_begin();
       const std::uint64_t at = slab + u / 2 * (kGroupSlab / 16) + u % 2 * 4;
       group_product(sum, steps[u % 2].a[0], at);
@@ -89,7 +90,7 @@ __device__ __forceinline__ void group_sums(const std::byte* tiles, float pre, in
 
 template <typename F, Output kOutput, int kColumns>
 __device__ __forceinline__ void group_block(const ManyRows& p, const std::byte* tiles, float pre, std::int64_t tile,
-                                            std::int64_t group, std::int64_t first_place, int places, const Octets& octets,
+                                            std::int64_t group, std::int64_t first_place, int places, const SharedOctets& octets,
                                             std::byte* ring, const __half* const* rows) {
   float sum[kColumns / 2];
   group_sums<F, kColumns>(tiles, pre, static_cast<int>(p.a.column_tiles()), octets, ring, rows, places, sum);

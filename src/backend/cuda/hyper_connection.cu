@@ -254,24 +254,26 @@ __global__ void __launch_bounds__(256) mix_kernel(const HcMix p) {
   __shared__ float norm;
   const int n = p.streams_count;
   const int row = blockIdx.y;
+  // Weights come from far away: they are asked for before the wait.
+  const int c = blockIdx.x * 256 + threadIdx.x;
+  float weight = p.norm_weight != nullptr && c < p.hidden ? p.norm_weight[c] : 1.0F;
+  const float base = threadIdx.x < n ? p.base[threadIdx.x] : 0.0F;
+  const float scale = p.scale[0];
   wait_for_previous();
   // The streams are on their way while the controls are worked out.
-  const int c = blockIdx.x * 256 + threadIdx.x;
   const std::int64_t source = p.source_row == nullptr ? row : p.source_row[row];
   float x[kMaxStreams] = {};
-  float weight = 1.0F;
   if (c < p.hidden) {
 #pragma unroll
     for (int k = 0; k < kMaxStreams; ++k)
       if (k < n) x[k] = p.streams[(source * n + k) * p.hidden + c];
-    if (p.norm_weight != nullptr) weight = p.norm_weight[c];
   }
   read_row_sums(p, row, sums);
   if (threadIdx.x < 32) {
     __syncwarp();
     const float* gram = sums.m + p.controls;
     const int i = threadIdx.x;
-    if (i < n) pre[i] = sigmoid(sums.m[i] * sums.factor * p.scale[0] + p.base[i]) + p.hc_eps;
+    if (i < n) pre[i] = sigmoid(sums.m[i] * sums.factor * scale + base) + p.hc_eps;
     __syncwarp();
     if (i == 0) {  // |y|^2 from the products of the streams
       float y2 = 0;

@@ -363,7 +363,7 @@ void index_topk(const Batch& batch, const IndexTopk& p, cudaStream_t stream) {
     const int rows = std::min(p.score_rows, batch.rows - first);
     if (half) {
       const auto key_blocks = static_cast<unsigned>(pitch / kKeys);
-      if (rows < 16) 
+      if (rows <= 16)  // of as many sequences, most likely
         launch(half_scores_kernel<1>, dim3(key_blocks, static_cast<unsigned>(rows)), 256, 0, stream, batch, p, first, rows, pitch);
       else
         launch(half_scores_kernel<16>, dim3(key_blocks, static_cast<unsigned>((rows + 15) / 16)), 256, 0, stream, batch, p, first, rows,

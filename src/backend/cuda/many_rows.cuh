@@ -87,13 +87,13 @@ __global__ void __launch_bounds__(kBlockWarps * 32, 2) many_rows_kernel(const Ma
     typename F::Scales scales[kTilesPerWarp];
 #pragma unroll
     for (int i = 0; i < kTilesPerWarp; ++i)
-      scales[i] = F::scales(F::head(own_tiles + i * F::kTileBytes, lane), i < kOwn ? p.a.pre : p.b.pre);
+      scales[i] = F::scales(F::head(LaneTile(own_tiles + i * F::kTileBytes, lane)), i < kOwn ? p.a.pre : p.b.pre);
 #pragma unroll
     for (int u = 0; u < 4; ++u) {
       StepPair a[kTilesPerWarp];
 #pragma unroll
       for (int i = 0; i < kTilesPerWarp; ++i)
-        a[i] = F::expand(F::piece(own_tiles + i * F::kTileBytes, lane, u), scales[i], u, octets_of(table));
+        a[i] = F::expand(F::piece(LaneTile(own_tiles + i * F::kTileBytes, lane), u), scales[i], u, octets_of(table));
 #pragma unroll
       for (int n = 0; n < 8; ++n) {
         if (n >= row_groups) continue;

@@ -172,7 +172,7 @@ __device__ float pack_iq2_xxs(const LaneRows& rows, std::byte* tile, int lane, i
   const std::uint64_t block = static_cast<std::uint64_t>(column / 2) * 66;
   const int group = column % 2 * 4 + lane % 4;
   float largest = 0;
-  std::uint32_t codes = 0;
+  std::uint32_t factors = 0;
   for (int r = 0; r < 2; ++r) {
     std::uint32_t index = 0;
     std::uint32_t signs = 0;
@@ -185,15 +185,14 @@ __device__ float pack_iq2_xxs(const LaneRows& rows, std::byte* tile, int lane, i
         const std::uint32_t sign = i % 8 < 7 ? seven >> (i % 8) & 1 : static_cast<std::uint32_t>(__popc(seven)) & 1;
         signs |= sign << (i / 2 + 16 * (i % 2));
       }
-      codes |= (w >> 28) << (4 * r);
-      largest = fmaxf(largest, fabsf(half_at(rows.row[r] + block)) * 43.0F * 0.25F * (0.5F + static_cast<float>(w >> 28)));
+      const float factor = half_at(rows.row[r] + block) * 0.25F * (0.5F + static_cast<float>(w >> 28));
+      const __half stored = __float2half_rn(factor * FragmentIQ2_XXS::kFactor);
+      factors |= static_cast<std::uint32_t>(__half_as_ushort(stored)) << (16 * r);
+      largest = fmaxf(largest, fabsf(factor) * 43.0F);
     }
     *reinterpret_cast<uint2*>(tile + lane * 16 + r * 8) = make_uint2(index, signs);
-    if (lane % 4 == 0)
-      *reinterpret_cast<std::uint16_t*>(tile + 544 + (lane / 4 + 8 * r) * 2) =
-          rows.row[r] == nullptr ? 0 : u16_at(rows.row[r] + block);
   }
-  *reinterpret_cast<std::uint8_t*>(tile + 512 + lane) = static_cast<std::uint8_t>(codes);
+  *reinterpret_cast<std::uint32_t*>(tile + 512 + lane * 4) = factors;
   return largest;
 }
 
@@ -278,6 +277,7 @@ void pack_rows(const Matrix& matrix, const std::byte* file_rows, std::int64_t ro
 }
 
 float choose_pre(DType type, float largest) {
+  if (type == DType::kIQ2_XXS) return FragmentIQ2_XXS::kFactor;
   if (type == DType::kF16 || !(largest > 0) || !std::isfinite(largest)) return 1.0F;
   // MXFP4 expands through halves of 2^-14 of the value: its factor must be a half, too.
   const int exponent = type == DType::kMXFP4 ? 2 : 9;

@@ -54,7 +54,7 @@ std::uint64_t matrix_bytes(const Matrix& matrix);
 void pack_rows(const Matrix& matrix, const std::byte* file_rows, std::int64_t rows, std::byte* to, std::uint32_t* largest,
                cudaStream_t stream);
 
-/// The power of two that brings the largest magnitude near 2^9 (MXFP4: 2^2).
+/// The power of two that brings the largest magnitude near 2^9 (MXFP4: 2^2; IQ2_XXS: what its tiles hold already).
 float choose_pre(DType type, float largest);
 
 }  // namespace ds4::cuda

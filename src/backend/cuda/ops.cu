@@ -392,9 +392,13 @@ void CudaBackend::route(const RouteArgs& args) {
       heads_source_ = nullptr;
       x = scratch_.wide_half;
     }
-    half_product({.m = gate, .outs = gate.out, .rows = 2 * batch_.rows, .x_stride = gate.in, .y = scratch_.route_logits,
-                  .y_stride = gate.out},
-                 x, stream());
+    // Both in one product, unless that would be one of many rows.
+    const bool apart = batch_.rows <= kFewRows && 2 * batch_.rows > kFewRows;
+    const std::int64_t rows = apart ? batch_.rows : 2 * batch_.rows;
+    for (std::int64_t first = 0; first < 2 * batch_.rows; first += rows)
+      half_product({.m = gate, .outs = gate.out, .rows = rows, .x_stride = gate.in, .y = scratch_.route_logits + first * gate.out,
+                    .y_stride = gate.out},
+                   x + first * gate.in, stream());
   } else {
     multiply(gate, args.x.data, batch_.rows, scratch_.route_logits, nullptr, stream());
   }

@@ -22,6 +22,14 @@ __global__ void __launch_bounds__(256) norm_kernel(const float* x, const float* 
                                                    __half* y_half, __half* y_low) {
   __shared__ float space[33];
   const std::int64_t row = blockIdx.x;
+  // The weights come from far away: they are asked for before the wait.
+  constexpr int kEarly = 4;
+  float early[kEarly];
+#pragma unroll
+  for (int k = 0; k < kEarly; ++k) {
+    const int i = threadIdx.x + k * 256;
+    early[k] = i < width ? weight[i] : 0.0F;
+  }
   wait_for_previous();
   float squares = 0;
   for (int i = threadIdx.x; i < width; i += blockDim.x) {
@@ -29,14 +37,18 @@ __global__ void __launch_bounds__(256) norm_kernel(const float* x, const float* 
     squares += v * v;
   }
   const float r = rsqrtf(block_sum(squares, space) / static_cast<float>(width) + eps);
-  for (int i = threadIdx.x; i < width; i += blockDim.x) {
-    const float v = x[row * width + i] * r * weight[i];
+  const auto put = [&](int i, float w) {
+    const float v = x[row * width + i] * r * w;
     y[row * width + i] = v;
-    if (y_half == nullptr) continue;
+    if (y_half == nullptr) return;
     const __half high = to_half(v);
     y_half[row * width + i] = high;
     if (y_low != nullptr) y_low[row * width + i] = to_half((v - __half2float(high)) * kLowScale);
-  }
+  };
+#pragma unroll
+  for (int k = 0; k < kEarly; ++k)
+    if (threadIdx.x + k * 256 < width) put(threadIdx.x + k * 256, early[k]);
+  for (int i = threadIdx.x + kEarly * 256; i < width; i += 256) put(i, weight[i]);
 }
 
 /// A warp a head.
@@ -76,15 +88,16 @@ __global__ void choose_kernel(const RouteChoice p) {
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   const int row = blockIdx.x * (blockDim.x / 32) + warp;
-  wait_for_previous();
-  if (row >= p.rows) return;
   float* score = shared + warp * 2 * p.experts;
   float* ranked = score + p.experts;
+  for (int e = lane; e < p.experts; e += 32) ranked[e] = p.bias == nullptr ? 0.0F : p.bias[e];
+  wait_for_previous();
+  if (row >= p.rows) return;
   for (int e = lane; e < p.experts; e += 32) {
     const std::int64_t at = static_cast<std::int64_t>(row) * p.experts + e;
     const float logit = p.low_logits == nullptr ? p.logits[at] : p.logits[at] + p.low_logits[at] / kLowScale;
     score[e] = sqrtf(softplus(logit));
-    ranked[e] = score[e] + (p.bias == nullptr ? 0.0F : p.bias[e]);
+    ranked[e] += score[e];
   }
   __syncwarp();
   std::int32_t* chosen = p.chosen + static_cast<std::int64_t>(row) * p.used;
@@ -126,7 +139,8 @@ __device__ float matrix_value(const Matrix& m, std::int64_t index, std::int64_t 
   float v = 0;
   with_fragment_on_device(m.type, [&](auto fragment) {
     using F = decltype(fragment);
-    const StepPair pair = F::expand(F::piece(tile, lane, u), F::scales(F::head(tile, lane), m.pre), u, Octets{m.iq2->octets, 1});
+    const LaneTile own(tile, lane);
+    const StepPair pair = F::expand(F::piece(own, u), F::scales(F::head(own), m.pre), u, GlobalOctets{m.iq2->octets});
     const __half2 two = as_half2(pair.a[step][word]);
     v = k % 2 == 0 ? __low2float(two) : __high2float(two);
   });

@@ -474,9 +474,9 @@ __global__ void __launch_bounds__(kThreads) few_tensor_kernel(const Batch batch,
 __global__ void __launch_bounds__(256) combine_kernel(const Batch batch, const Attention p, int splits) {
   const int head = blockIdx.x;
   const int row = blockIdx.y;
+  const float sink = p.sinks[head];
   wait_for_previous();
   const float* parts = p.parts + (static_cast<std::int64_t>(row) * p.heads + head) * splits * kPartFloats;
-  const float sink = p.sinks[head];
   float largest = sink;
   for (int s = 0; s < splits; ++s) largest = fmaxf(largest, parts[s * kPartFloats + kTensorHeadDim]);
   const int dim = threadIdx.x * 2;

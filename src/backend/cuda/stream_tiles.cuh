@@ -12,10 +12,10 @@ template <typename F>
 struct RawTile {
   typename F::Piece piece[4];
   typename F::Head head;
-  __device__ void load(const std::byte* tile, int lane) {
+  __device__ void load(const LaneTile& tile) {
 #pragma unroll
-    for (int u = 0; u < 4; ++u) piece[u] = F::piece(tile, lane, u);
-    head = F::head(tile, lane);
+    for (int u = 0; u < 4; ++u) piece[u] = F::piece(tile, u);
+    head = F::head(tile);
   }
 };
 
@@ -27,16 +27,20 @@ inline constexpr int kTilesAhead = F::kTileBytes > 2400 ? 1 : F::kTileBytes > 13
 /// tiles. Rows of x at and beyond `rows` count as zero.
 /// kWait: x comes from the previous kernel, the weights' address does not. kNear: x lies in shared memory and is read when
 /// it is needed, not a column earlier.
-template <typename F, int N, bool kWait, bool kNear = false>
+template <typename F, int N, bool kWait, bool kNear = false, typename Octets>
 __device__ __forceinline__ void accumulate(const Matrix& m, const std::byte* tiles, int first, int last, int step,
                                            const __half* x, std::int64_t x_stride, int rows, const Octets& table,
                                            float (&sum)[N][4]) {
   constexpr int kAhead = kTilesAhead<F>;
   const int lane = threadIdx.x % 32;
   RawTile<F> raw[kAhead];
+  LaneTile coming(tiles + static_cast<std::int64_t>(first) * F::kTileBytes, lane);  // the next tile to load
+  const std::int64_t stride = static_cast<std::int64_t>(step) * F::kTileBytes;
 #pragma unroll
-  for (int i = 0; i < kAhead; ++i)
-    if (first + i * step < last) raw[i].load(tiles + static_cast<std::uint64_t>(first + i * step) * F::kTileBytes, lane);
+  for (int i = 0; i < kAhead; ++i) {
+    if (first + i * step < last) raw[i].load(coming);
+    coming += stride;
+  }
   if constexpr (kWait) wait_for_previous();  // x is the previous kernel's
   float odd[N][4] = {};  // two chains of sums: a product waits for the one before it
   // What the lane reads of x: columns 32 (lane % 4) .. of row lane / 4, and of row lane / 4 + 8.
@@ -64,8 +68,8 @@ __device__ __forceinline__ void accumulate(const Matrix& m, const std::byte* til
       const int column = base + i * step;
       if (column >= last) break;
       const RawTile<F> now = raw[i];
-      const int next = column + kAhead * step;
-      if (next < last) raw[i].load(tiles + static_cast<std::uint64_t>(next) * F::kTileBytes, lane);
+      if (column + kAhead * step < last) raw[i].load(coming);
+      coming += stride;
       const auto scales = F::scales(now.head, m.pre);
       uint4 now_x[N][4];
       if constexpr (!kNear) {
