@@ -318,6 +318,7 @@ bool CudaBackend::enqueue(int op, const void* argument) {
 
 void CudaBackend::finish_step() {
   flush();
+  flush_heads();
   for (int i = 0; i < kBranches; ++i) join(i);
   forked_ = false;
   const Mode mode = mode_;
@@ -368,6 +369,8 @@ void CudaBackend::drop_recording() {
   forked_ = false;
   pending_post_.reset();
   pending_mix_.reset();
+  pending_heads_.reset();
+  pending_choice_.reset();
   if (mode_ == Mode::kRecord) {
     cudaGraph_t graph = nullptr;
     cudaStreamEndCapture(stream(), &graph);

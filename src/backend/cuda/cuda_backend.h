@@ -30,6 +30,8 @@
 #include "backend/cuda/kv_ops.h"
 #include "backend/cuda/matrix.h"
 #include "backend/cuda/products.h"
+#include "backend/cuda/rows.h"
+#include "backend/cuda/sparse_attention.h"
 #include "backend/cuda/upload.h"
 
 namespace ds4::cuda {
@@ -65,6 +67,7 @@ struct Scratch {
   std::int32_t* place_of;
   int4* items;
   std::int32_t* item_count;
+  unsigned* ticket;       // of a product's norm: zero between kernels
   float* hc_sums;
   __half* head_half;  // [logit rows, d]
   int score_rows;
@@ -144,6 +147,9 @@ class CudaBackend final : public Backend {
   bool enqueue(int op, const void* argument);
   /// Runs what waits for a neighbour.
   void flush();
+  /// Finishes queries that no attention of few rows has taken as they are.
+  void flush_heads();
+  Attention attention_shape() const;
   /// Adds the routed experts up when nobody else did.
   void finish_experts();
   /// Ends a recording or starts a replay.
@@ -219,6 +225,8 @@ class CudaBackend final : public Backend {
   WindowRows window_{};                 // of the layer at work
   std::optional<HcPostArgs> pending_post_;
   std::optional<HcMix> pending_mix_;
+  std::optional<QueryHeadsArgs> pending_heads_;
+  std::optional<RouteChoice> pending_choice_;
 };
 
 }  // namespace ds4::cuda

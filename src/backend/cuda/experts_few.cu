@@ -3,6 +3,7 @@
 
 
 #include "backend/cuda/ahead.cuh"
+#include "backend/cuda/choose.cuh"
 #include "backend/cuda/device_math.cuh"
 #include "backend/cuda/products.h"
 #include "backend/cuda/stream_tiles.cuh"
@@ -22,6 +23,8 @@ struct Gated {
   float limit;
   __half* hidden;  // [job][ff]; shared: [row][ff]
   Matrix down;     // of the same experts: asked for while gate and up compute
+  bool chooses;    // `choice` is still to be made, by every block for its row
+  RouteChoice choice;
 };
 
 /// Formats of few bytes a tile need many warps on a multiprocessor to hide what expanding them waits for.
@@ -40,6 +43,8 @@ __global__ void __launch_bounds__(kWarps * 32, kRouted ? kCloseBlocks<F, N> : 1)
   extern __shared__ __align__(16) __half near_x[];
   __shared__ uint4 table[kOctetEntries<F>];
   __shared__ float sums[kWarps][N * 8][16];
+  __shared__ std::int32_t chosen[kMaxUsed];
+  __shared__ float chosen_weights[kMaxUsed];
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   const int slot = warp / parts;
@@ -50,15 +55,30 @@ __global__ void __launch_bounds__(kWarps * 32, kRouted ? kCloseBlocks<F, N> : 1)
   const std::int64_t tile = min(first_tile + slot / 2, p.gate.row_tiles() - 1);
   const int rows = kRouted ? 1 : p.rows;
   load_octets(table, m);
-  wait_for_previous();  // the choice of experts is the previous kernel's
+  const ChoiceSpace space(reinterpret_cast<float*>(near_x + m.in), p.choice.experts);
+  if (kRouted && p.chooses && warp == 0) begin_choice(p.choice, space);
+  wait_for_previous();  // the choice of experts, or the router's logits, are the previous kernel's
+  std::int32_t expert = 0;
+  float weight = 1.0F;
   if constexpr (kRouted) {
-    const std::uint64_t share = p.down.matrix_bytes / gridDim.x / 16 * 16;
-    if (threadIdx.x == 0 && share != 0) fetch_ahead(p.down.tile(p.experts[job], 0) + blockIdx.x * share, static_cast<std::uint32_t>(share));
-    stage_row(near_x, p.x + job / p.used * m.in, m.in);
+    const int row = job / p.used;
+    const int slot_of_row = job % p.used;
+    if (p.chooses && warp == 0) {
+      choose_row(p.choice, row, space, chosen, chosen_weights);
+      if (blockIdx.x == 0 && slot_of_row == 0 && lane < p.used) {
+        p.choice.chosen[row * p.used + lane] = chosen[lane];
+        p.choice.weights[row * p.used + lane] = chosen_weights[lane];
+      }
+    }
+    stage_row(near_x, p.x + row * m.in, m.in);
     __syncthreads();
+    expert = p.chooses ? chosen[slot_of_row] : p.experts[job];
+    weight = p.chooses ? chosen_weights[slot_of_row] : p.weights[job];
+    const std::uint64_t share = p.down.matrix_bytes / gridDim.x / 16 * 16;
+    if (threadIdx.x == 0 && share != 0) fetch_ahead(p.down.tile(expert, 0) + blockIdx.x * share, static_cast<std::uint32_t>(share));
   }
   float sum[N][4] = {};
-  accumulate<F, N, false, kRouted>(m, m.tile(kRouted ? p.experts[job] : 0, tile), warp % parts, static_cast<int>(m.column_tiles()), parts,
+  accumulate<F, N, false, kRouted>(m, m.tile(expert, tile), warp % parts, static_cast<int>(m.column_tiles()), parts,
                                    kRouted ? near_x : p.x, m.in, rows, octets_of(table), sum);
 #pragma unroll
   for (int n = 0; n < N; ++n)
@@ -78,7 +98,7 @@ __global__ void __launch_bounds__(kWarps * 32, kRouted ? kCloseBlocks<F, N> : 1)
     u = fminf(fmaxf(u / p.up.pre, -p.limit), p.limit);
     const std::int64_t o = (first_tile + t) * 16 + i % 16;
     if (o >= p.gate.out) continue;
-    const float h = g * sigmoid(g) * u * (kRouted ? p.weights[job] : 1.0F);
+    const float h = g * sigmoid(g) * u * weight;
     p.hidden[(kRouted ? job : row) * p.gate.out + o] = to_half(h);
   }
 }
@@ -101,7 +121,9 @@ void gated(const Gated& p, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>((tiles + tiles_here - 1) / tiles_here), static_cast<unsigned>(jobs));
   if (routed) {
     allow_shared<gated_kernel<F, 1, true>>();
-    launch(gated_kernel<F, 1, true>, grid, kWarps * 32, static_cast<std::size_t>(p.gate.in) * sizeof(__half), stream, p, parts);
+    const std::size_t shared = static_cast<std::size_t>(p.gate.in) * sizeof(__half) +
+                               static_cast<std::size_t>(p.chooses ? p.choice.experts : 0) * 2 * sizeof(float);
+    launch(gated_kernel<F, 1, true>, grid, kWarps * 32, shared, stream, p, parts);
   } else if (p.rows <= 8) {
     launch(gated_kernel<F, 1, false>, grid, kWarps * 32, 0, stream, p, parts);
   } else {
@@ -117,12 +139,9 @@ struct Down {
   float* out;  // [job, d]
 };
 
-constexpr int kDownParts = 2;
-constexpr int kDownTiles = kWarps / kDownParts;
-
-/// kDownParts warps share the columns of each of kDownTiles rows of tiles of a job.
+/// `parts` warps share the columns of a row of tiles of a job.
 template <typename F>
-__global__ void __launch_bounds__(kWarps * 32, kCloseBlocks<F, 1>) down_kernel(Down p) {
+__global__ void __launch_bounds__(kWarps * 32, kCloseBlocks<F, 1>) down_kernel(Down p, int parts) {
   extern __shared__ __align__(16) __half near_x[];
   __shared__ uint4 table[kOctetEntries<F>];
   __shared__ float sums[kWarps][16];
@@ -130,39 +149,44 @@ __global__ void __launch_bounds__(kWarps * 32, kCloseBlocks<F, 1>) down_kernel(D
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   const std::int64_t job = blockIdx.y;
-  const std::int64_t tile = min(static_cast<std::int64_t>(blockIdx.x) * kDownTiles + warp / kDownParts, p.m.row_tiles() - 1);
+  const int tiles_here = kWarps / parts;
+  const std::int64_t tile = min(static_cast<std::int64_t>(blockIdx.x) * tiles_here + warp / parts, p.m.row_tiles() - 1);
   wait_for_previous();
   stage_row(near_x, p.hidden + job * p.m.in, p.m.in);
   __syncthreads();
   float sum[1][4] = {};
-  accumulate<F, 1, false, true>(p.m, p.m.tile(p.experts[job], tile), warp % kDownParts, static_cast<int>(p.m.column_tiles()), kDownParts,
+  accumulate<F, 1, false, true>(p.m, p.m.tile(p.experts[job], tile), warp % parts, static_cast<int>(p.m.column_tiles()), parts,
                                 near_x, p.m.in, 1, octets_of(table), sum);
   if (lane % 4 == 0) {
     sums[warp][lane / 4] = sum[0][0];
     sums[warp][lane / 4 + 8] = sum[0][2];
   }
   __syncthreads();
-  if (threadIdx.x >= kDownTiles * 16) return;
-  const std::int64_t o = static_cast<std::int64_t>(blockIdx.x) * kDownTiles * 16 + threadIdx.x;
+  if (threadIdx.x >= tiles_here * 16) return;
+  const std::int64_t o = static_cast<std::int64_t>(blockIdx.x) * tiles_here * 16 + threadIdx.x;
   if (o >= p.m.out) return;
   float v = 0;
-  for (int part = 0; part < kDownParts; ++part) v += sums[threadIdx.x / 16 * kDownParts + part][threadIdx.x % 16];
+  for (int part = 0; part < parts; ++part) v += sums[threadIdx.x / 16 * parts + part][threadIdx.x % 16];
   p.out[job * p.m.out + o] = v / p.m.pre;
 }
 
 }  // namespace
 
 void few_experts(const FewExperts& e, cudaStream_t stream, cudaStream_t beside) {
-  const Gated routed{e.w.gate, e.w.up, e.x, e.experts, e.weights, e.rows, e.used, e.limit, e.hidden, e.w.down};
+  const Gated routed{e.w.gate, e.w.up, e.x, e.experts, e.weights, e.rows, e.used, e.limit, e.hidden, e.w.down,
+                     e.choice != nullptr, e.choice != nullptr ? *e.choice : RouteChoice{}};
   with_fragment(e.w.gate.type, [&](auto f) { gated<decltype(f)>(routed, stream); });
-  const Gated shared{e.w.shared_gate, e.w.shared_up, e.x, nullptr, nullptr, e.rows, e.used, e.shared_limit, e.shared_hidden, {}};
+  const Gated shared{e.w.shared_gate, e.w.shared_up, e.x, nullptr, nullptr, e.rows, e.used, e.shared_limit, e.shared_hidden, {},
+                     false, {}};
   with_fragment(e.w.shared_gate.type, [&](auto f) { gated<decltype(f)>(shared, beside); });
 
   const Down down{e.w.down, e.hidden, e.experts, e.rows * e.used, e.pair_out};
-  const dim3 grid(static_cast<unsigned>((e.w.down.row_tiles() + kDownTiles - 1) / kDownTiles), static_cast<unsigned>(down.jobs));
+  constexpr int parts = 2;  // whatever the number of jobs: the order of a sum does not depend on the other rows
+  const int tiles_here = kWarps / parts;
+  const dim3 grid(static_cast<unsigned>((e.w.down.row_tiles() + tiles_here - 1) / tiles_here), static_cast<unsigned>(down.jobs));
   with_fragment(e.w.down.type, [&](auto f) {
     allow_shared<down_kernel<decltype(f)>>();
-    launch(down_kernel<decltype(f)>, grid, kWarps * 32, static_cast<std::size_t>(down.m.in) * sizeof(__half), stream, down);
+    launch(down_kernel<decltype(f)>, grid, kWarps * 32, static_cast<std::size_t>(down.m.in) * sizeof(__half), stream, down, parts);
   });
   half_product({.m = e.w.shared_down, .outs = e.w.shared_down.out, .rows = e.rows, .x_stride = e.w.shared_down.in, .y = e.y,
                 .y_stride = e.w.shared_down.out},

@@ -67,7 +67,8 @@ __global__ void __launch_bounds__(kSumWarps * 32) sums_kernel(const HcSums p) {
   }
   wait_for_previous();
   if (p.post.experts.out != nullptr) {
-    if (threadIdx.x < rows) order_experts(p.post.experts, first_row + threadIdx.x, order[threadIdx.x]);
+    if (kRows == 1 && warp == 0) order_experts_of_one(p.post.experts, first_row, order[0]);
+    else if (kRows > 1 && threadIdx.x < rows) order_experts(p.post.experts, first_row + threadIdx.x, order[threadIdx.x]);
     __syncthreads();
   }
   for (int i = threadIdx.x; i < rows * columns; i += blockDim.x) {

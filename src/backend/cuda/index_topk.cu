@@ -182,29 +182,30 @@ __device__ std::uint32_t sortable(float v) {
 constexpr int kSelectThreads = 1024;
 constexpr int kSelectParts = 8;
 constexpr int kSelectWarps = kSelectThreads / 32;
-constexpr int kBins = 2048;  // 11, 11 and 10 bits of a score in turn
+constexpr int kBins = 256;
 
-/// Where the count from the highest bin down reaches `wanted`: the bin, and how many of it are wanted. By the whole block,
-/// thread t holding the bins 2 t' and 2 t' + 1 with t' counted from above.
+/// Where the count from the highest bin down reaches `wanted`: the bin, and how many of it are wanted. By the whole block;
+/// thread t < kBins brings the count of bin kBins - 1 - t.
 struct Reached {
   int bin;
   int left;
 };
-__device__ Reached reach(int upper, int lower, int wanted, int (&space)[kSelectWarps], Reached& found) {
+__device__ Reached reach(int count, int wanted, int (&space)[kBins / 32], Reached& found) {
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
-  int sum = upper + lower;
+  int sum = count;
   for (int step = 1; step < 32; step *= 2) {
     const int other = __shfl_up_sync(~0u, sum, step);
     if (lane >= step) sum += other;
   }
-  if (lane == 31) space[warp] = sum;
+  if (lane == 31 && warp < kBins / 32) space[warp] = sum;
   __syncthreads();
-  int before = sum - upper - lower;
-  for (int w = 0; w < warp; ++w) before += space[w];
-  if (before < wanted && before + upper + lower >= wanted) {
-    const bool first = before + upper >= wanted;
-    found = {kBins - 1 - 2 * static_cast<int>(threadIdx.x) - (first ? 0 : 1), wanted - before - (first ? 0 : upper)};
+  if (warp < kBins / 32) {
+    int before = sum - count;
+#pragma unroll
+    for (int w = 0; w < kBins / 32; ++w)
+      if (w < warp) before += space[w];
+    if (before < wanted && before + count >= wanted) found = {kBins - 1 - static_cast<int>(threadIdx.x), wanted - before};
   }
   __syncthreads();
   return found;
@@ -226,14 +227,14 @@ __device__ inline int* of_part(int* own, int other) {
   return own;
 }
 
-/// kParts blocks a row: the topk largest in ascending order of row number, ties to the lower row. Three passes over the
+/// kParts blocks a row: the topk largest in ascending order of row number, ties to the lower row. Four passes over the
 /// digits of the scores find the smallest kept score; a last one writes what lies above and the first of its equals.
 /// With several parts they form a cluster, each with a slice of the scores, and add up each other's counts.
 template <int kParts>
 __global__ void __launch_bounds__(kSelectThreads) select_kernel(const Batch batch, const IndexTopk p, int first_row,
                                                                 std::int64_t pitch) {
   __shared__ int histogram[2][kBins];
-  __shared__ int space[kSelectWarps];
+  __shared__ int space[kBins / 32];
   __shared__ Reached found;
   __shared__ int warp_counts[kSelectWarps][2];
   __shared__ int counts[2];  // of this part: above, equal
@@ -259,38 +260,27 @@ __global__ void __launch_bounds__(kSelectThreads) select_kernel(const Batch batc
   std::uint32_t prefix = 0;
   std::uint32_t mask = 0;
   int left = kept;
-  constexpr int kShifts[3] = {21, 10, 0};
 #pragma unroll
-  for (int pass = 0; pass < 3; ++pass) {
-    const int shift = kShifts[pass];
-    const std::uint32_t digits = pass == 2 ? 1023 : 2047;
+  for (int pass = 0; pass < 4; ++pass) {
+    const int shift = 24 - 8 * pass;
     int* own = histogram[pass % 2];
-    for (int i = threadIdx.x; i < kBins; i += kSelectThreads) own[i] = 0;
+    if (threadIdx.x < kBins) own[threadIdx.x] = 0;
     __syncthreads();
-    // Scores lie close together: lanes that meet in a bin count as one.
 #pragma unroll 4
-    for (std::int64_t base = first; base < last; base += 32) {
-      const std::int64_t i = base + lane;
-      const std::uint32_t key = i < last ? sortable(scores[i]) : 0;
-      const bool counts_here = i < last && (key & mask) == prefix;
-      const auto bin = counts_here ? static_cast<int>(key >> shift & digits) : kBins;
-      const unsigned peers = __match_any_sync(~0u, bin);
-      if (counts_here && lane == __ffs(static_cast<int>(peers)) - 1) atomicAdd(own + bin, __popc(peers));
+    for (std::int64_t i = first + lane; i < last; i += 32) {
+      const std::uint32_t key = sortable(scores[i]);
+      if ((key & mask) == prefix) atomicAdd(own + (key >> shift & (kBins - 1)), 1);
     }
     parts_sync<kParts>();
-    const int bin = kBins - 1 - 2 * static_cast<int>(threadIdx.x);
-    int upper = 0;
-    int lower = 0;
+    int count = 0;
+    if (threadIdx.x < kBins) {
 #pragma unroll
-    for (int other = 0; other < kParts; ++other) {
-      const int* counted = of_part<kParts>(own, other);
-      upper += counted[bin];
-      lower += counted[bin - 1];
+      for (int other = 0; other < kParts; ++other) count += of_part<kParts>(own, other)[kBins - 1 - threadIdx.x];
     }
-    const Reached at = reach(upper, lower, left, space, found);
+    const Reached at = reach(count, left, space, found);
     left = at.left;
     prefix |= static_cast<std::uint32_t>(at.bin) << shift;
-    mask |= digits << shift;
+    mask |= (kBins - 1u) << shift;
     __syncthreads();
   }
   // `prefix` is the smallest kept score; `left` of its equals are kept.

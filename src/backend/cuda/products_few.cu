@@ -2,11 +2,30 @@
 #include "backend/cuda/many_rows.h"
 #include "backend/cuda/products.h"
 #include "backend/cuda/device_math.cuh"
+#include "backend/cuda/last_block.cuh"
 #include "backend/cuda/stream_tiles.cuh"
 
 namespace ds4::cuda {
 
 namespace {
+
+__device__ void norm_all_rows(const Product& p) {
+  __shared__ float space[33];
+  for (std::int64_t row = 0; row < p.rows; ++row) {
+    float* y = p.y + row * p.y_stride;
+    float squares = 0;
+    for (std::int64_t i = threadIdx.x; i < p.outs; i += blockDim.x) {
+      const float v = __ldcg(y + i);
+      squares += v * v;
+    }
+    const float r = rsqrtf(block_sum(squares, space) / static_cast<float>(p.outs) + p.norm.eps);
+    for (std::int64_t i = threadIdx.x; i < p.outs; i += blockDim.x) {
+      const float v = __ldcg(y + i) * r * p.norm.weight[i];
+      y[i] = v;
+      p.norm.y_half[row * p.outs + i] = to_half(v);
+    }
+  }
+}
 
 template <typename F, int N>
 __global__ void __launch_bounds__(kWarps * 32, 2) few_rows_kernel(Product p, const __half* x, int warps_per_tile) {
@@ -42,6 +61,7 @@ __global__ void __launch_bounds__(kWarps * 32, 2) few_rows_kernel(Product p, con
     if (p.y_half != nullptr) p.y_half[at] = to_half(v / p.m.pre);
     else p.y[at] = v / p.m.pre;
   }
+  if (p.norm.weight != nullptr && last_block(p.norm.ticket, gridDim.x)) norm_all_rows(p);
 }
 
 /// Warps on a row of tiles: as few as fill the card once (sixteen warps a multiprocessor), so that every warp streams as

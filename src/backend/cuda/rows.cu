@@ -1,5 +1,6 @@
 #include "backend/cuda/rows.h"
 
+#include "backend/cuda/choose.cuh"
 #include "backend/cuda/device_math.cuh"
 #include "backend/cuda/file_values.cuh"
 #include "backend/cuda/fragments.cuh"
@@ -80,52 +81,16 @@ __global__ void __launch_bounds__(256) heads_kernel(float* q, __half* q_half, co
   }
 }
 
-__device__ float softplus(float t) { return fmaxf(t, 0.0F) + log1pf(expf(-fabsf(t))); }
-
-/// A warp a row. Selection by repeated maximum: `used` is small.
+/// A warp a row.
 __global__ void choose_kernel(const RouteChoice p) {
   extern __shared__ float shared[];
   const int warp = threadIdx.x / 32;
-  const int lane = threadIdx.x % 32;
   const int row = blockIdx.x * (blockDim.x / 32) + warp;
-  float* score = shared + warp * 2 * p.experts;
-  float* ranked = score + p.experts;
-  for (int e = lane; e < p.experts; e += 32) ranked[e] = p.bias == nullptr ? 0.0F : p.bias[e];
+  const ChoiceSpace space(shared + warp * 2 * p.experts, p.experts);
+  begin_choice(p, space);
   wait_for_previous();
   if (row >= p.rows) return;
-  for (int e = lane; e < p.experts; e += 32) {
-    const std::int64_t at = static_cast<std::int64_t>(row) * p.experts + e;
-    const float logit = p.low_logits == nullptr ? p.logits[at] : p.logits[at] + p.low_logits[at] / kLowScale;
-    score[e] = sqrtf(softplus(logit));
-    ranked[e] += score[e];
-  }
-  __syncwarp();
-  std::int32_t* chosen = p.chosen + static_cast<std::int64_t>(row) * p.used;
-  float sum = 0;
-  for (int i = 0; i < p.used; ++i) {
-    int best = 0;
-    if (p.token_experts != nullptr) {
-      best = p.token_experts[static_cast<std::int64_t>(p.tokens[row]) * p.used + i];
-    } else {
-      float value = -INFINITY;
-      best = p.experts;
-      for (int e = lane; e < p.experts; e += 32)
-        if (ranked[e] > value) value = ranked[e], best = e;
-      for (int step = 16; step > 0; step /= 2) {
-        const float other = __shfl_xor_sync(~0u, value, step);
-        const int other_best = __shfl_xor_sync(~0u, best, step);
-        if (other > value || (other == value && other_best < best)) value = other, best = other_best;
-      }
-      best = min(best, p.experts - 1);  // all NaN: the weights carry it on
-      if (lane == 0) ranked[best] = -INFINITY;
-      __syncwarp();
-    }
-    sum += score[best];
-    if (lane == 0) chosen[i] = best;
-  }
-  __syncwarp();
-  for (int i = lane; i < p.used; i += 32)
-    p.weights[static_cast<std::int64_t>(row) * p.used + i] = score[chosen[i]] / sum * p.scale;
+  choose_row(p, row, space, p.chosen + static_cast<std::int64_t>(row) * p.used, p.weights + static_cast<std::int64_t>(row) * p.used);
 }
 
 /// One value, however the matrix lies. Dims that leave one matrix of an expert tiled and another not are rare.

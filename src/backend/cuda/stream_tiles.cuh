@@ -21,7 +21,7 @@ struct RawTile {
 
 /// How many tiles a warp keeps on their way: about 4 KiB, so that a card's memory stays busy.
 template <typename F>
-inline constexpr int kTilesAhead = F::kTileBytes > 2400 ? 1 : F::kTileBytes > 1300 ? 3 : F::kTileBytes > 600 ? 4 : 3;
+inline constexpr int kTilesAhead = F::kTileBytes > 2400 ? 1 : F::kTileBytes > 1300 ? 2 : F::kTileBytes > 640 ? 4 : 3;
 
 /// sum[n] += 16 rows of tiles times rows 8 n .. 8 n + 7 of x, for the columns first, first + step, ... of the row of
 /// tiles. Rows of x at and beyond `rows` count as zero.
