@@ -81,6 +81,7 @@ Status CudaBackend::prepare() {
   iq2_ = static_cast<const Iq2Tables*>(tables);
   device_.check(cudaEventCreateWithFlags(&fork_, cudaEventDisableTiming), "event");
   device_.check(cudaEventCreateWithFlags(&query_fork_, cudaEventDisableTiming), "event");
+  device_.check(cudaEventCreateWithFlags(&sums_ready_, cudaEventDisableTiming), "event");
   for (int i = 0; i < kBranches; ++i) {
     device_.check(cudaStreamCreateWithFlags(&sides_[i], cudaStreamNonBlocking), "stream");
     device_.check(cudaEventCreateWithFlags(&joins_[i], cudaEventDisableTiming), "event");
@@ -96,7 +97,7 @@ CudaBackend::~CudaBackend() {
     if (sides_[i] != nullptr) cudaStreamDestroy(sides_[i]);
     if (joins_[i] != nullptr) cudaEventDestroy(joins_[i]);
   }
-  for (cudaEvent_t event : {fork_, query_fork_})
+  for (cudaEvent_t event : {fork_, query_fork_, sums_ready_})
     if (event != nullptr) cudaEventDestroy(event);
   for (auto& [key, recording] : recordings_)
     if (recording.graph != nullptr) cudaGraphExecDestroy(recording.graph);
@@ -141,6 +142,9 @@ Result<Weight> CudaBackend::load(const HostWeight& weight) {
   DS4_ASSIGN_OR_RETURN(const float largest, uploader_->load(source, m, static_cast<std::byte*>(memory)));
   m.data = static_cast<const std::byte*>(memory);
   if (m.tiled) m.pre = choose_pre(m.type, largest);
+  if (m.tiled && m.type == DType::kIQ2_XXS && !(largest * m.pre <= 65504.0F))
+    return Error{ErrorCode::kBadModel, cat("a weight of type iq2_xxs: expected magnitudes up to ", 65504.0F / m.pre, ", found ", largest,
+                                           "; --quality keeps the file's layout and has no such limit")};
   matrices_.push_back(m);
   return Weight{m.type, m.in, m.out, m.count, &matrices_.back(), m.tiled ? 1U : 0U};
 }
@@ -314,6 +318,7 @@ bool CudaBackend::enqueue(int op, const void* argument) {
 
 void CudaBackend::finish_step() {
   flush();
+  flush_heads();
   for (int i = 0; i < kBranches; ++i) join(i);
   forked_ = false;
   const Mode mode = mode_;
@@ -342,10 +347,12 @@ void CudaBackend::finish_step() {
 void CudaBackend::fork() {
   device_.check(cudaEventRecord(fork_, stream()), "fork");
   forked_ = true;
+  std::fill(std::begin(at_fork_), std::end(at_fork_), false);
 }
 
 cudaStream_t CudaBackend::side(int branch) {
-  if (!running_[branch]) device_.check(cudaStreamWaitEvent(sides_[branch], fork_, 0), "fork");
+  if (!at_fork_[branch]) device_.check(cudaStreamWaitEvent(sides_[branch], fork_, 0), "fork");
+  at_fork_[branch] = true;
   running_[branch] = true;
   return sides_[branch];
 }
@@ -362,6 +369,8 @@ void CudaBackend::drop_recording() {
   forked_ = false;
   pending_post_.reset();
   pending_mix_.reset();
+  pending_heads_.reset();
+  pending_choice_.reset();
   if (mode_ == Mode::kRecord) {
     cudaGraph_t graph = nullptr;
     cudaStreamEndCapture(stream(), &graph);

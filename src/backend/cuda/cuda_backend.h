@@ -30,6 +30,8 @@
 #include "backend/cuda/kv_ops.h"
 #include "backend/cuda/matrix.h"
 #include "backend/cuda/products.h"
+#include "backend/cuda/rows.h"
+#include "backend/cuda/sparse_attention.h"
 #include "backend/cuda/upload.h"
 
 namespace ds4::cuda {
@@ -65,6 +67,7 @@ struct Scratch {
   std::int32_t* place_of;
   int4* items;
   std::int32_t* item_count;
+  unsigned* ticket;       // of a product's norm: zero between kernels
   float* hc_sums;
   __half* head_half;  // [logit rows, d]
   int score_rows;
@@ -144,6 +147,9 @@ class CudaBackend final : public Backend {
   bool enqueue(int op, const void* argument);
   /// Runs what waits for a neighbour.
   void flush();
+  /// Finishes queries that no attention of few rows has taken as they are.
+  void flush_heads();
+  Attention attention_shape() const;
   /// Adds the routed experts up when nobody else did.
   void finish_experts();
   /// Ends a recording or starts a replay.
@@ -161,7 +167,7 @@ class CudaBackend final : public Backend {
   const __half* halves(const float* x, std::int64_t rows, std::int64_t columns, __half* to);
   /// y = m x for the rows of the batch, tensor cores where the matrix is tiled.
   void multiply(const Matrix& m, const float* x, std::int64_t rows, float* y, __half* space, cudaStream_t stream);
-  void run_hc_sums(const HyperConnectionWeights& hc, Tensor streams, const HcPost& post, const std::int32_t* rows_of, int rows,
+  int run_hc_sums(const HyperConnectionWeights& hc, Tensor streams, const HcPost& post, const std::int32_t* rows_of, int rows,
                    int controls);
   void run_mix(const float* norm_weight, __half* y_half, __half* y_low);
 
@@ -198,12 +204,15 @@ class CudaBackend final : public Backend {
   std::map<StepKey, Recording> recordings_;
   std::vector<Call> calls_;  // of this step, when it is recorded or replayed
 
-  static constexpr int kBranches = 3;  // window rows, compressor, indexer's compressor
+  // Window rows or the shared expert, compressor, indexer's compressor. The first also has the hyper-connection's controls.
+  static constexpr int kBranches = 3;
   cudaStream_t sides_[kBranches] = {};
   cudaEvent_t fork_ = nullptr;          // the sub-layer's input is complete
   cudaEvent_t query_fork_ = nullptr;    // the low-rank query is complete
+  cudaEvent_t sums_ready_ = nullptr;    // the hyper-connection's sums are complete
   cudaEvent_t joins_[kBranches] = {};
   bool forked_ = false;             // fork_ was recorded in this layer
+  bool at_fork_[kBranches] = {};    // the branch has waited for the last fork
   bool running_[kBranches] = {};    // the branch has work that nobody has waited for
 
   const float* half_source_ = nullptr;  // what half_data_ holds
@@ -216,6 +225,8 @@ class CudaBackend final : public Backend {
   WindowRows window_{};                 // of the layer at work
   std::optional<HcPostArgs> pending_post_;
   std::optional<HcMix> pending_mix_;
+  std::optional<QueryHeadsArgs> pending_heads_;
+  std::optional<RouteChoice> pending_choice_;
 };
 
 }  // namespace ds4::cuda

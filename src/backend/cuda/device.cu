@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "backend/cuda/launch.cuh"
+#include "backend/cuda/many_rows.h"
 #include "base/text.h"
 
 namespace ds4::cuda {
@@ -30,6 +31,7 @@ Result<Device> Device::open(int ordinal) {
     return no_device(cat(device.name_, " has compute capability ", device.properties_.major, ".",
                          device.properties_.minor, ", expected 8.0 (A100, RTX 30) or newer"));
   early_launch = device.capability() >= 90;
+  has_warpgroups = device.capability() == 90;
   if (const cudaError_t e = cudaSetDevice(ordinal); e != cudaSuccess) return no_device(cudaGetErrorString(e));
   if (const cudaError_t e = cudaStreamCreateWithFlags(&device.stream_, cudaStreamNonBlocking); e != cudaSuccess)
     return no_device(cudaGetErrorString(e));

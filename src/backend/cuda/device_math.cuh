@@ -68,6 +68,21 @@ __device__ inline void order_experts(const Parts& parts, std::int64_t row, int* 
   }
 }
 
+/// The same by a warp, all lanes at once.
+template <typename Parts>
+__device__ inline void order_experts_of_one(const Parts& parts, std::int64_t row, int* order) {
+  const int lane = threadIdx.x % 32;
+  const bool own = lane < parts.used;
+  const int key = own ? parts.order[row * parts.used + lane] : 0;
+  const int place = own && parts.place != nullptr ? parts.place[row * parts.used + lane] : static_cast<int>(row) * parts.used + lane;
+  int rank = 0;
+  for (int i = 0; i < parts.used; ++i) {
+    const int other = __shfl_sync(~0u, key, i);
+    rank += other < key || (other == key && i < lane);
+  }
+  if (own) order[rank] = place;
+}
+
 __device__ inline float sigmoid(float x) { return 1.0F / (1.0F + expf(-x)); }
 
 }  // namespace ds4::cuda

@@ -12,13 +12,13 @@ __global__ void count_kernel(const std::int32_t* experts, int pairs, std::int32_
   if (i < pairs) atomicAdd(counts + experts[i], 1);
 }
 
-/// One block, a thread an expert at a time: counts become offsets, cursors and items of up to kBlockRows pairs.
-__global__ void __launch_bounds__(1024) plan_kernel(ManyExperts e, int experts) {
+/// One block, a thread an expert at a time: counts become offsets, cursors and items of up to block_rows pairs.
+__global__ void __launch_bounds__(1024) plan_kernel(ManyExperts e, int experts, int block_rows) {
   __shared__ int places[1024];
   __shared__ int items[1024];
   const int i = threadIdx.x;
   const int count = i < experts ? e.cursors[i] : 0;
-  const int groups = (count + kBlockRows - 1) / kBlockRows;
+  const int groups = (count + block_rows - 1) / block_rows;
   places[i] = count;
   items[i] = groups;
   __syncthreads();
@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(1024) plan_kernel(ManyExperts e, int experts) 
     e.offsets[i] = first;
     e.cursors[i] = first;
     for (int g = 0; g < groups; ++g)
-      e.items[items[i] - groups + g] = make_int4(i, first + g * kBlockRows, min(kBlockRows, count - g * kBlockRows), 0);
+      e.items[items[i] - groups + g] = make_int4(i, first + g * block_rows, min(block_rows, count - g * block_rows), 0);
   }
   if (i == 1023) {
     e.offsets[experts] = places[i];
@@ -73,9 +73,9 @@ void many_experts(const ManyExperts& e, cudaStream_t stream) {
   cudaMemsetAsync(e.cursors, 0, static_cast<std::size_t>(experts) * sizeof(std::int32_t), stream);
   const auto blocks = static_cast<unsigned>((pairs + 255) / 256);
   count_kernel<<<blocks, 256, 0, stream>>>(e.experts, pairs, e.cursors);
-  plan_kernel<<<1, 1024, 0, stream>>>(e, experts);
+  plan_kernel<<<1, 1024, 0, stream>>>(e, experts, rows_of_block());
   place_kernel<<<blocks, 256, 0, stream>>>(e);
-  const std::int64_t items = pairs / kBlockRows + experts;
+  const std::int64_t items = pairs / rows_of_block() + experts;
 
   ManyRows gated{};
   gated.a = e.w.gate;
@@ -113,7 +113,7 @@ void many_experts(const ManyExperts& e, cudaStream_t stream) {
   shared.hidden = e.shared_hidden;
   shared.y_stride = e.w.shared_gate.out;
   shared.limit = e.shared_limit;
-  const std::int64_t row_blocks = (e.rows + kBlockRows - 1) / kBlockRows;
+  const std::int64_t row_blocks = (e.rows + rows_of_block() - 1) / rows_of_block();
   many_rows(Output::kGated, shared, row_blocks, stream);
 
   Product out{};

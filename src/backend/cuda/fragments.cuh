@@ -6,11 +6,11 @@
 // (activations, f16, natural order) gives the same four. A lane's bytes lie so that a warp loads whole lines.
 //
 // Every format has
-//   kTileBytes          bytes of one tile
-//   Piece piece(tile, lane, u)  the lane's codes for the steps 2 u and 2 u + 1 (u = 0..3), from device or shared memory
-//   Head head(tile, lane)       the lane's scales, as stored
-//   Scales scales(head, pre)    the same, ready to multiply with
-//   expand(...)                 the two steps as operand registers, f16
+//   kTileBytes            bytes of one tile
+//   Piece piece(tile, u)  the lane's codes for the steps 2 u and 2 u + 1 (u = 0..3), from device or shared memory
+//   Head head(tile)       the lane's scales, as stored
+//   Scales scales(head, pre)  the same, ready to multiply with
+//   expand(...)           the two steps as operand registers, f16
 // Weights are expanded as value * pre, where pre is a power of two chosen per tensor so that the largest lies well inside
 // the range of f16; results are divided by it.
 #pragma once
@@ -40,6 +40,38 @@ struct StepPair {
   std::uint32_t a[2][4];
 };
 
+/// A tile as one lane sees it. Pointers, not offsets: from tile to tile one addition moves each.
+struct LaneTile {
+  const std::byte* wide;   // 16 bytes a lane
+  const std::byte* four;   // 4 bytes a lane
+  const std::byte* two;    // 2 bytes a lane
+  const std::byte* row;    // 4 bytes a row: of row g, that of row g + 8 lies 32 further
+  __device__ LaneTile(const std::byte* tile, int lane)
+      : wide(tile + lane * 16), four(tile + lane * 4), two(tile + lane * 2), row(tile + lane / 4 * 4) {}
+  __device__ LaneTile& operator+=(std::int64_t bytes) {
+    wide += bytes, four += bytes, two += bytes, row += bytes;
+    return *this;
+  }
+};
+
+/// The IQ2_XXS codebook. In shared memory it lies eight times, interleaved: lanes that read together then meet no bank
+/// twice, whatever they look up. 32 KiB.
+inline constexpr int kOctetCopies = 8;
+template <typename F>
+inline constexpr int kOctetEntries = F::kTable ? 256 * kOctetCopies : 1;
+struct SharedOctets {
+  std::uint32_t at;  // shared address of the lane's copy of entry 0
+  __device__ uint4 operator[](std::uint32_t entry) const {
+    uint4 v;
+    asm("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at + entry * (16 * kOctetCopies)));
+    return v;
+  }
+};
+struct GlobalOctets {
+  const uint4* at;
+  __device__ uint4 operator[](std::uint32_t entry) const { return at[entry]; }
+};
+
 struct FragmentF16 {
   static constexpr DType kType = DType::kF16;
   static constexpr int kTileBytes = 4096;
@@ -49,12 +81,13 @@ struct FragmentF16 {
   };
   struct Head {};
   struct Scales {};
-  __device__ static Piece piece(const std::byte* tile, int lane, int u) {
-    return {load_at<uint4>(tile + (2 * u * 32 + lane) * 16), load_at<uint4>(tile + ((2 * u + 1) * 32 + lane) * 16)};
+  __device__ static Piece piece(const LaneTile& tile, int u) {
+    return {load_at<uint4>(tile.wide + 2 * u * 512), load_at<uint4>(tile.wide + (2 * u + 1) * 512)};
   }
-  __device__ static Head head(const std::byte*, int) { return {}; }
+  __device__ static Head head(const LaneTile&) { return {}; }
   __device__ static Scales scales(const Head&, float) { return {}; }
-  __device__ static StepPair expand(const Piece& p, const Scales&, int, const uint2*) {
+  template <typename Octets>
+  __device__ static StepPair expand(const Piece& p, const Scales&, int, const Octets&) {
     return {{{p.a.x, p.a.y, p.a.z, p.a.w}, {p.b.x, p.b.y, p.b.z, p.b.w}}};
   }
 };
@@ -68,13 +101,14 @@ struct FragmentBF16 {
   struct Scales {
     float pre;
   };
-  __device__ static Piece piece(const std::byte* tile, int lane, int u) { return FragmentF16::piece(tile, lane, u); }
-  __device__ static Head head(const std::byte*, int) { return {}; }
+  __device__ static Piece piece(const LaneTile& tile, int u) { return FragmentF16::piece(tile, u); }
+  __device__ static Head head(const LaneTile&) { return {}; }
   __device__ static Scales scales(const Head&, float pre) { return {pre}; }
   __device__ static std::uint32_t convert(std::uint32_t two, float pre) {
     return as_bits(__floats2half2_rn(__uint_as_float(two << 16) * pre, __uint_as_float(two & 0xffff0000u) * pre));
   }
-  __device__ static StepPair expand(const Piece& p, const Scales& s, int, const uint2*) {
+  template <typename Octets>
+  __device__ static StepPair expand(const Piece& p, const Scales& s, int, const Octets&) {
     return {{{convert(p.a.x, s.pre), convert(p.a.y, s.pre), convert(p.a.z, s.pre), convert(p.a.w, s.pre)},
              {convert(p.b.x, s.pre), convert(p.b.y, s.pre), convert(p.b.z, s.pre), convert(p.b.w, s.pre)}}};
   }
@@ -90,10 +124,10 @@ struct FragmentQ8_0 {
   struct Scales {
     __half2 d[2];  // row g, row g + 8
   };
-  __device__ static Piece piece(const std::byte* tile, int lane, int u) {
-    return load_at<uint4>(tile + (u * 32 + lane) * 16);
+  __device__ static Piece piece(const LaneTile& tile, int u) {
+    return load_at<uint4>(tile.wide + u * 512);
   }
-  __device__ static Head head(const std::byte* tile, int lane) { return load_at<__half2>(tile + 2048 + lane * 4); }
+  __device__ static Head head(const LaneTile& tile) { return load_at<__half2>(tile.four + 2048); }
   __device__ static Scales scales(const Head& d, float pre) {
     return {{both(__low2float(d) * pre), both(__high2float(d) * pre)}};
   }
@@ -103,7 +137,8 @@ struct FragmentQ8_0 {
     low = as_bits(__hmul2(__hsub2(as_half2(__byte_perm(q, 0x64646464u, 0x4140)), bias), d));
     high = as_bits(__hmul2(__hsub2(as_half2(__byte_perm(q, 0x64646464u, 0x4342)), bias), d));
   }
-  __device__ static StepPair expand(const Piece& p, const Scales& s, int, const uint2*) {
+  template <typename Octets>
+  __device__ static StepPair expand(const Piece& p, const Scales& s, int, const Octets&) {
     StepPair out;
     four(p.x, s.d[0], out.a[0][0], out.a[0][2]);
     four(p.y, s.d[1], out.a[0][1], out.a[0][3]);
@@ -125,14 +160,14 @@ struct FragmentMXFP4 {
   struct Scales {
     __half2 d[2];
   };
-  __device__ static Piece piece(const std::byte* tile, int lane, int u) {
-    return load_at<uint2>(tile + (u / 2 * 32 + lane) * 16 + u % 2 * 8);
+  __device__ static Piece piece(const LaneTile& tile, int u) {
+    return load_at<uint2>(tile.wide + u / 2 * 512 + u % 2 * 8);
   }
   __device__ static float factor(std::uint32_t code, float pre) {  // the bits below are 2^-14 of the value
     return __uint_as_float(code << 23) * 16384.0F * pre;
   }
-  __device__ static Head head(const std::byte* tile, int lane) {
-    return load_at<std::uint16_t>(tile + 1024 + lane * 2);
+  __device__ static Head head(const LaneTile& tile) {
+    return load_at<std::uint16_t>(tile.two + 1024);
   }
   __device__ static Scales scales(const Head& codes, float pre) {
     return {{both(factor(codes & 0xff, pre)), both(factor(codes >> 8, pre))}};
@@ -144,7 +179,8 @@ struct FragmentMXFP4 {
       a[j] = as_bits(__hmul2(as_half2((v & 0x80008000u) | (v >> 3 & 0x0e000e00u)), s.d[j % 2]));
     }
   }
-  __device__ static StepPair expand(const Piece& p, const Scales& s, int, const uint2*) {
+  template <typename Octets>
+  __device__ static StepPair expand(const Piece& p, const Scales& s, int, const Octets&) {
     StepPair out;
     step(p.x, s, out.a[0]);
     step(p.y, s, out.a[1]);
@@ -166,10 +202,9 @@ struct FragmentQ4_K {
     __half2 d[2];
     __half2 m[2];  // negative
   };
-  __device__ static Piece piece(const std::byte* tile, int lane, int u) { return FragmentMXFP4::piece(tile, lane, u); }
-  __device__ static Head head(const std::byte* tile, int lane) {
-    return {load_at<std::uint32_t>(tile + 1024 + lane * 4), load_at<__half2>(tile + 1152 + lane / 4 * 4),
-            load_at<__half2>(tile + 1152 + (lane / 4 + 8) * 4)};
+  __device__ static Piece piece(const LaneTile& tile, int u) { return FragmentMXFP4::piece(tile, u); }
+  __device__ static Head head(const LaneTile& tile) {
+    return {load_at<std::uint32_t>(tile.four + 1024), load_at<__half2>(tile.row + 1152), load_at<__half2>(tile.row + 1152 + 32)};
   }
   __device__ static Scales scales(const Head& head, float pre) {
     const auto [codes, low, high] = head;
@@ -179,13 +214,18 @@ struct FragmentQ4_K {
              both(-__high2float(high) * pre * static_cast<float>(codes >> 24))}};
   }
   __device__ static void step(std::uint32_t w, const Scales& s, std::uint32_t (&a)[4]) {
+    // 0x6400 is 1024: below it a field of up to ten bits reads as an integer, wherever it stands.
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      const __half2 q = __hsub2(as_half2((w >> (4 * j) & 0x000f000fu) | 0x64006400u), as_half2(0x64006400u));
+      const std::uint32_t v = j < 2 ? w : w >> 8;
+      const __half2 q = j % 2 == 0 ? __hsub2(as_half2((v & 0x000f000fu) | 0x64006400u), as_half2(0x64006400u))
+                                   : __hfma2(as_half2((v & 0x00f000f0u) | 0x64006400u), as_half2(0x2c002c00u),
+                                             as_half2(0xd400d400u));  // times 1/16, minus 64
       a[j] = as_bits(__hfma2(q, s.d[j % 2], s.m[j % 2]));
     }
   }
-  __device__ static StepPair expand(const Piece& p, const Scales& s, int, const uint2*) {
+  template <typename Octets>
+  __device__ static StepPair expand(const Piece& p, const Scales& s, int, const Octets&) {
     StepPair out;
     step(p.x, s, out.a[0]);
     step(p.y, s, out.a[1]);
@@ -205,34 +245,40 @@ struct FragmentQ2_K {
     __half2 d[2][2];  // [sub-block][row]
     __half2 m[2][2];  // negative
   };
-  __device__ static Piece piece(const std::byte* tile, int lane, int u) {
-    return load_at<std::uint32_t>(tile + lane * 16 + u * 4);
+  __device__ static Piece piece(const LaneTile& tile, int u) {
+    return load_at<std::uint32_t>(tile.wide + u * 4);
   }
-  __device__ static Head head(const std::byte* tile, int lane) {
-    return {load_at<std::uint32_t>(tile + 512 + lane * 4), load_at<__half2>(tile + 640 + lane / 4 * 4),
-            load_at<__half2>(tile + 640 + (lane / 4 + 8) * 4)};
+  __device__ static Head head(const LaneTile& tile) {
+    return {load_at<std::uint32_t>(tile.four + 512), load_at<__half2>(tile.row + 640), load_at<__half2>(tile.row + 640 + 32)};
   }
   __device__ static Scales scales(const Head& head, float pre) {
     const __half2 rows[2] = {head.low, head.high};
     Scales s;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const float d = __low2float(rows[r]) * pre;
-      const float dmin = -__high2float(rows[r]) * pre;
+      const __half2 d = both(__low2float(rows[r]) * pre);
+      const __half2 dmin = both(-__high2float(rows[r]) * pre);
 #pragma unroll
       for (int b = 0; b < 2; ++b) {
-        const std::uint32_t code = head.codes >> (16 * r + 8 * b);
-        s.d[b][r] = both(d * static_cast<float>(code & 15));
-        s.m[b][r] = both(dmin * static_cast<float>(code >> 4 & 15));
+        const std::uint32_t code = __byte_perm(head.codes, 0, 0x4040 + 0x0101 * (2 * r + b));  // in both halves
+        s.d[b][r] = __hmul2(__hsub2(as_half2((code & 0x000f000fu) | 0x64006400u), as_half2(0x64006400u)), d);
+        s.m[b][r] = __hmul2(__hfma2(as_half2((code & 0x00f000f0u) | 0x64006400u), as_half2(0x2c002c00u), as_half2(0xd400d400u)), dmin);
       }
     }
     return s;
   }
-  __device__ static StepPair expand(const Piece& p, const Scales& s, int u, const uint2*) {
+  template <typename Octets>
+  __device__ static StepPair expand(const Piece& p, const Scales& s, int u, const Octets&) {
+    // As above: five fields fit into the ten bits, then one shift. Field k reads as 1024 + 4^k q.
+    constexpr std::uint32_t kFactor[5] = {0x3c003c00u, 0x34003400u, 0x2c002c00u, 0x24002400u, 0x1c001c00u};  // 4^-k
+    constexpr std::uint32_t kBias[5] = {0xe400e400u, 0xdc00dc00u, 0xd400d400u, 0xcc00cc00u, 0xc400c400u};    // -1024 4^-k
     StepPair out;
+    const std::uint32_t high = p >> 10;
 #pragma unroll
     for (int f = 0; f < 8; ++f) {
-      const __half2 q = __hsub2(as_half2((p >> (2 * f) & 0x00030003u) | 0x64006400u), as_half2(0x64006400u));
+      const int k = f % 5;
+      const __half2 two = as_half2(((f < 5 ? p : high) & 0x00030003u << (2 * k)) | 0x64006400u);
+      const __half2 q = __hfma2(two, as_half2(kFactor[k]), as_half2(kBias[k]));
       out.a[f / 4][f % 4] = as_bits(__hfma2(q, s.d[u / 2][f % 2], s.m[u / 2][f % 2]));
     }
     return out;
@@ -240,55 +286,44 @@ struct FragmentQ2_K {
 };
 
 /// [lane]: for row g four grid indices (one an octet) and a word of signs, then the same for row g + 8. In the word, bit p
-/// and bit 16 + p are the signs of the pair p (values 2 p and 2 p + 1 of the 32), except that bits 19, 23, 27, 31 hold the
-/// scale: the last sign of an octet is the parity of the others. Then [row] f16 d.
+/// and bit 16 + p are the signs of the pair p (values 2 p and 2 p + 1 of the 32). Then [lane] the factors of both rows, f16,
+/// times kFactor. The file packs the last sign of an octet and the factor into the word; undoing that for every tile costs
+/// more time than the bytes.
 struct FragmentIQ2_XXS {
   static constexpr DType kType = DType::kIQ2_XXS;
-  static constexpr int kTileBytes = 512 + 32;
+  static constexpr int kTileBytes = 512 + 128;
   static constexpr bool kTable = true;
+  static constexpr float kFactor = 64.0F;  // keeps the factors of usual weights in the normal range of f16
   struct Piece {};  // the head holds it all
   struct Head {
     uint4 codes;
-    __half low, high;
+    std::uint32_t factors;
   };
   struct Scales {
     std::uint32_t index[2];
-    std::uint32_t signs[2];  // complete
+    std::uint32_t signs[2];
     __half2 d[2];
   };
-  __device__ static Piece piece(const std::byte*, int, int) { return {}; }
-  __device__ static std::uint32_t complete(std::uint32_t w) {
-    std::uint32_t parity = (w ^ (w >> 16 & 0x7777u)) & 0xffffu;
-    parity ^= parity >> 2;
-    parity ^= parity >> 1;
-    return (w & 0x7777ffffu) | (parity & 0x1111u) << 19;
+  __device__ static Piece piece(const LaneTile&, int) { return {}; }
+  __device__ static Head head(const LaneTile& tile) {
+    return {load_at<uint4>(tile.wide), load_at<std::uint32_t>(tile.four + 512)};
   }
-  __device__ static float db(std::uint32_t w, __half d, float pre) {
-    const std::uint32_t code = (w >> 19 & 1) | (w >> 22 & 2) | (w >> 25 & 4) | (w >> 28 & 8);
-    return __half2float(d) * pre * (0.5F + static_cast<float>(code)) * 0.25F;
-  }
-  __device__ static Head head(const std::byte* tile, int lane) {
-    return {load_at<uint4>(tile + lane * 16), load_at<__half>(tile + 512 + lane / 4 * 2),
-            load_at<__half>(tile + 512 + (lane / 4 + 8) * 2)};
-  }
-  __device__ static Scales scales(const Head& head, float pre) {
+  __device__ static Scales scales(const Head& head, float) {
     const uint4& v = head.codes;
-    return {{v.x, v.z}, {complete(v.y), complete(v.w)}, {both(db(v.y, head.low, pre)), both(db(v.w, head.high, pre))}};
+    const __half2 d = as_half2(head.factors);
+    return {{v.x, v.z}, {v.y, v.w}, {__low2half2(d), __high2half2(d)}};
   }
-  __device__ static StepPair expand(const Piece&, const Scales& s, int u, const uint2* table) {
-    // 8, 25, 43 are 0x4800, 0x4e40, 0x5160: their low bytes and high bytes, to be picked by the selectors.
-    constexpr std::uint32_t kLow = 0x00604000u;
-    constexpr std::uint32_t kHigh = 0x00514e48u;
+  template <typename Octets>
+  __device__ static StepPair expand(const Piece&, const Scales& s, int u, const Octets& table) {
     StepPair out;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const uint2 select = table[s.index[r] >> (8 * u) & 0xff];
-      const std::uint32_t fields[4] = {select.x, select.x >> 16, select.y, select.y >> 16};
+      const uint4 octet = table[__byte_perm(s.index[r], 0, 0x4440 + u)];
+      const std::uint32_t magnitudes[4] = {octet.x, octet.y, octet.z, octet.w};
 #pragma unroll
       for (int pair = 0; pair < 4; ++pair) {
-        const std::uint32_t magnitude = __byte_perm(kLow, kHigh, fields[pair]);
         const std::uint32_t sign = s.signs[r] << (15 - (4 * u + pair)) & 0x80008000u;
-        out.a[pair / 2][r + 2 * (pair % 2)] = as_bits(__hmul2(as_half2(magnitude ^ sign), s.d[r]));
+        out.a[pair / 2][r + 2 * (pair % 2)] = as_bits(__hmul2(as_half2(magnitudes[pair] ^ sign), s.d[r]));
       }
     }
     return out;
@@ -312,10 +347,22 @@ inline bool with_fragment(DType type, Function f) {
   return false;
 }
 
-/// The selectors to shared memory, by the whole block.
-__device__ inline void load_iq2_selectors(uint2* shared, const uint2* selectors) {
-  for (int i = threadIdx.x; i < 256; i += blockDim.x) shared[i] = selectors[i];
-  __syncthreads();
+/// The codebook to shared memory, by the whole block.
+template <int kEntries>
+__device__ inline void load_octets(uint4 (&shared)[kEntries], const Matrix& m) {
+  if constexpr (kEntries > 1) {
+    for (int e = threadIdx.x; e < 256; e += blockDim.x) {
+      const uint4 octet = m.iq2->octets[e];
+#pragma unroll
+      for (int c = 0; c < kOctetCopies; ++c) shared[e * kOctetCopies + (c + e) % kOctetCopies] = octet;
+    }
+    __syncthreads();
+  }
+}
+/// The lane's view of it.
+template <int kEntries>
+__device__ inline SharedOctets octets_of(const uint4 (&shared)[kEntries]) {
+  return {static_cast<std::uint32_t>(__cvta_generic_to_shared(shared + (kEntries > 1 ? threadIdx.x % kOctetCopies : 0)))};
 }
 
 /// The same in device code.

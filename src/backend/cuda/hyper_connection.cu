@@ -67,7 +67,8 @@ __global__ void __launch_bounds__(kSumWarps * 32) sums_kernel(const HcSums p) {
   }
   wait_for_previous();
   if (p.post.experts.out != nullptr) {
-    if (threadIdx.x < rows) order_experts(p.post.experts, first_row + threadIdx.x, order[threadIdx.x]);
+    if (kRows == 1 && warp == 0) order_experts_of_one(p.post.experts, first_row, order[0]);
+    else if (kRows > 1 && threadIdx.x < rows) order_experts(p.post.experts, first_row + threadIdx.x, order[threadIdx.x]);
     __syncthreads();
   }
   for (int i = threadIdx.x; i < rows * columns; i += blockDim.x) {
@@ -183,66 +184,97 @@ __device__ void sinkhorn(float* c, int n, int iterations, float eps) {
   }
 }
 
+/// What a row's sums say, in shared memory of a block of 256 threads.
+struct RowSums {
+  float m[kMaxHcSums];  // controls before the norm, then the products of the streams
+  float quarter[4][64];
+  float factor;  // of the norm
+};
+
+__device__ void read_row_sums(const HcMix& p, int row, RowSums& r) {
+  static_assert(kMaxHcSums <= 64 && kHcSlices % 4 == 0 && kManyHcSlices % 4 == 0);
+  const int n = p.streams_count;
+  const int sums = p.controls + n * (n + 1) / 2;
+  const int s = threadIdx.x % 64;
+  const int q = threadIdx.x / 64;
+  const int each = p.slices / 4;
+  const float* part = p.sums + (static_cast<std::int64_t>(row) * p.slices + q * each) * kMaxHcSums + s;
+  float v = 0;
+  if (s < sums) {
+    if (each == kHcSlices / 4) {
+#pragma unroll
+      for (int i = 0; i < kHcSlices / 4; ++i) v += part[i * kMaxHcSums];
+    } else {
+      for (int i = 0; i < each; ++i) v += part[i * kMaxHcSums];
+    }
+  }
+  r.quarter[q][s] = v;
+  __syncthreads();
+  if (threadIdx.x < sums)
+    r.m[threadIdx.x] = r.quarter[0][threadIdx.x] + r.quarter[1][threadIdx.x] + r.quarter[2][threadIdx.x] + r.quarter[3][threadIdx.x];
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    float squares = 0;
+    for (int a = 0, at = p.controls; a < n; at += n - a, ++a) squares += r.m[at];
+    r.factor = rsqrtf(squares / static_cast<float>(n * p.hidden) + p.rms_eps);
+  }
+}
+
+/// post and comb of a row, by one warp.
+__device__ void finish_controls(const HcMix& p, int row, const RowSums& r, float* comb) {
+  const int n = p.streams_count;
+  const int i = threadIdx.x;
+  if (i < n * n) comb[i] = r.m[2 * n + i] * r.factor * p.scale[2] + p.base[2 * n + i];
+  __syncwarp();
+  if (n == 4) {
+    if (i < 16) sinkhorn4(comb, p.iterations, p.hc_eps);
+  } else if (i == 0) {
+    sinkhorn(comb, n, p.iterations, p.hc_eps);
+  }
+  __syncwarp();
+  if (i < n) p.post[row * n + i] = 2.0F * sigmoid(r.m[n + i] * r.factor * p.scale[1] + p.base[n + i]);
+  if (i < n * n) p.comb[row * n * n + i] = comb[i];
+}
+
+__global__ void __launch_bounds__(256) controls_kernel(const HcMix p) {
+  __shared__ RowSums sums;
+  __shared__ float comb[kMaxStreams * kMaxStreams];
+  read_row_sums(p, blockIdx.x, sums);
+  if (threadIdx.x < 32) {
+    __syncwarp();
+    finish_controls(p, blockIdx.x, sums, comb);
+  }
+}
+
 /// Block (columns, row). Every block works out the row's controls for itself: cheaper than another kernel. With few rows a
 /// block has 256 columns; with many it has them all.
 __global__ void __launch_bounds__(256) mix_kernel(const HcMix p) {
-  __shared__ float m[kMaxHcSums];
-  __shared__ float quarter[4][64];
+  __shared__ RowSums sums;
   __shared__ float pre[kMaxStreams];
   __shared__ float comb[kMaxStreams * kMaxStreams];
   __shared__ float norm;
   const int n = p.streams_count;
   const int row = blockIdx.y;
-  const int sums = p.controls + n * (n + 1) / 2;
+  // Weights come from far away: they are asked for before the wait.
+  const int c = blockIdx.x * 256 + threadIdx.x;
+  float weight = p.norm_weight != nullptr && c < p.hidden ? p.norm_weight[c] : 1.0F;
+  const float base = threadIdx.x < n ? p.base[threadIdx.x] : 0.0F;
+  const float scale = p.scale[0];
   wait_for_previous();
   // The streams are on their way while the controls are worked out.
-  const int c = blockIdx.x * 256 + threadIdx.x;
   const std::int64_t source = p.source_row == nullptr ? row : p.source_row[row];
   float x[kMaxStreams] = {};
-  float weight = 1.0F;
   if (c < p.hidden) {
 #pragma unroll
     for (int k = 0; k < kMaxStreams; ++k)
       if (k < n) x[k] = p.streams[(source * n + k) * p.hidden + c];
-    if (p.norm_weight != nullptr) weight = p.norm_weight[c];
   }
-  static_assert(kMaxHcSums <= 64 && kHcSlices % 4 == 0);
-  {
-    const int s = threadIdx.x % 64;
-    const int q = threadIdx.x / 64;
-    const float* part = p.sums + (static_cast<std::int64_t>(row) * kHcSlices + q * (kHcSlices / 4)) * kMaxHcSums + s;
-    float v = 0;
-    if (s < sums) {
-#pragma unroll
-      for (int i = 0; i < kHcSlices / 4; ++i) v += part[i * kMaxHcSums];
-    }
-    quarter[q][s] = v;
-  }
-  __syncthreads();
-  if (threadIdx.x < sums)
-    m[threadIdx.x] = quarter[0][threadIdx.x] + quarter[1][threadIdx.x] + quarter[2][threadIdx.x] + quarter[3][threadIdx.x];
-  __syncthreads();
+  read_row_sums(p, row, sums);
   if (threadIdx.x < 32) {
-    const float* gram = m + p.controls;
-    float squares = 0;
-    for (int a = 0, at = 0; a < n; at += n - a, ++a) squares += gram[at];
-    const float r = rsqrtf(squares / static_cast<float>(n * p.hidden) + p.rms_eps);
+    __syncwarp();
+    const float* gram = sums.m + p.controls;
     const int i = threadIdx.x;
-    if (i < n) pre[i] = sigmoid(m[i] * r * p.scale[0] + p.base[i]) + p.hc_eps;
-    if (!p.head) {
-      if (i < n * n) comb[i] = m[2 * n + i] * r * p.scale[2] + p.base[2 * n + i];
-      __syncwarp();
-      if (n == 4) {
-        if (i < 16) sinkhorn4(comb, p.iterations, p.hc_eps);
-      } else if (i == 0) {
-        sinkhorn(comb, n, p.iterations, p.hc_eps);
-      }
-      __syncwarp();
-      if (blockIdx.x == 0) {
-        if (i < n) p.post[row * n + i] = 2.0F * sigmoid(m[n + i] * r * p.scale[1] + p.base[n + i]);
-        if (i < n * n) p.comb[row * n * n + i] = comb[i];
-      }
-    }
+    if (i < n) pre[i] = sigmoid(sums.m[i] * sums.factor * scale + base) + p.hc_eps;
     __syncwarp();
     if (i == 0) {  // |y|^2 from the products of the streams
       float y2 = 0;
@@ -252,6 +284,7 @@ __global__ void __launch_bounds__(256) mix_kernel(const HcMix p) {
     }
   }
   __syncthreads();
+  if (!p.head && !p.leaves_controls && blockIdx.x == 0 && threadIdx.x < 32) finish_controls(p, row, sums, comb);
   for (int column = c; column < p.hidden; column += gridDim.x * 256) {
     if (column != c) {
 #pragma unroll
@@ -289,7 +322,8 @@ __global__ void post_kernel(float* streams, HcPost p, int n, int hidden) {
 
 }  // namespace
 
-void hc_sums(const HcSums& p, cudaStream_t stream) {
+int hc_sums(const HcSums& p, cudaStream_t stream) {
+  if (hc_sums_of_many(p, stream)) return kManyHcSlices;
   const std::size_t row_bytes = static_cast<std::size_t>(p.streams_count) *
                                 static_cast<std::size_t>((p.hidden + 2 * kHcSlices - 1) / (2 * kHcSlices) * 2) * sizeof(float);
   const bool half = p.fn.type == DType::kF16 && p.hidden % 2 == 0;
@@ -300,11 +334,16 @@ void hc_sums(const HcSums& p, cudaStream_t stream) {
   if (p.streams_count != 4) launch_rows(sums_kernel<1, 0, false>, 1);
   else if (p.rows < 64) half ? launch_rows(sums_kernel<1, 4, true>, 1) : launch_rows(sums_kernel<1, 4, false>, 1);
   else half ? launch_rows(sums_kernel<8, 4, true>, 8) : launch_rows(sums_kernel<8, 4, false>, 8);
+  return kHcSlices;
 }
 
 void hc_mix(const HcMix& p, cudaStream_t stream) {
   const auto blocks = static_cast<unsigned>(p.rows < 64 ? (p.hidden + 255) / 256 : 1);
   launch(mix_kernel, dim3(blocks, static_cast<unsigned>(p.rows)), 256, 0, stream, p);
+}
+
+void hc_controls(const HcMix& p, cudaStream_t stream) {
+  controls_kernel<<<static_cast<unsigned>(p.rows), 256, 0, stream>>>(p);
 }
 
 void hc_post(float* streams, const HcPost& post, int streams_count, int hidden, int rows, cudaStream_t stream) {

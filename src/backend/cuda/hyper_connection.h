@@ -1,5 +1,6 @@
 // Manifold-constrained hyper-connections on the card (§2.2), in two kernels a sub-layer: hc_sums reads the streams
-// (after mixing the sub-layer's output into them, if there is one), hc_mix does the rest, the norm included.
+// (after mixing the sub-layer's output into them, if there is one), hc_mix does the rest, the norm included. With few rows
+// post and comb come from hc_controls: nobody needs them before the sub-layer ends, and the iterations take time.
 #pragma once
 
 #include <cuda_fp16.h>
@@ -13,7 +14,9 @@
 namespace ds4::cuda {
 
 inline constexpr int kMaxStreams = 4;
-inline constexpr int kHcSlices = 64;
+inline constexpr int kHcSlices = 64;  // the columns of a stream, for sums of few rows
+inline constexpr int kManyHcSlices = 8;
+inline constexpr int kManyHcRows = 64;
 /// Sums of one row and slice: controls, then the products of every two streams.
 inline constexpr int kMaxHcSums = (2 + kMaxStreams) * kMaxStreams + kMaxStreams * (kMaxStreams + 1) / 2;
 
@@ -34,14 +37,19 @@ struct HcSums {
   int streams_count;
   int hidden;
   int rows;
-  float* sums;  // out [rows, kHcSlices, kMaxHcSums]
+  float* sums;  // out [rows, slices, kMaxHcSums]
 };
-void hc_sums(const HcSums& p, cudaStream_t stream);
+/// The number of slices.
+int hc_sums(const HcSums& p, cudaStream_t stream);
+/// False, and nothing done, where its kernel does not fit: few rows, other shapes (hc_sums_many.cu).
+bool hc_sums_of_many(const HcSums& p, cudaStream_t stream);
 
 struct HcMix {
   const float* streams;
   const std::int32_t* source_row;
   const float* sums;
+  int slices;
+  bool leaves_controls;  // to hc_controls
   const float* base;   // [controls]
   const float* scale;  // [3]; head: [1]
   bool head;
@@ -60,6 +68,7 @@ struct HcMix {
   __half* y_low;             // what the halves leave of y, times kLowScale; or null
 };
 void hc_mix(const HcMix& p, cudaStream_t stream);
+void hc_controls(const HcMix& p, cudaStream_t stream);
 
 /// streams[k] = post[k] o + sum_j comb[j][k] streams[j], alone.
 void hc_post(float* streams, const HcPost& post, int streams_count, int hidden, int rows, cudaStream_t stream);

@@ -1,5 +1,7 @@
 #include "backend/cuda/index_topk.h"
 
+#include <cooperative_groups.h>
+
 #include <algorithm>
 
 #include "backend/cuda/device_math.cuh"
@@ -177,96 +179,155 @@ __device__ std::uint32_t sortable(float v) {
   return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
 }
 
-constexpr int kSelectThreads = 512;
+constexpr int kSelectThreads = 1024;
+constexpr int kSelectParts = 8;
+constexpr int kSelectWarps = kSelectThreads / 32;
+constexpr int kBins = 256;
 
-/// A block a row: the topk largest in ascending order of row number, ties to the lower row. Four passes over the digits
-/// of the scores find the smallest kept score; a last one writes what lies above and the first of its equals.
+/// Where the count from the highest bin down reaches `wanted`: the bin, and how many of it are wanted. By the whole block;
+/// thread t < kBins brings the count of bin kBins - 1 - t.
+struct Reached {
+  int bin;
+  int left;
+};
+__device__ Reached reach(int count, int wanted, int (&space)[kBins / 32], Reached& found) {
+  const int lane = threadIdx.x % 32;
+  const int warp = threadIdx.x / 32;
+  int sum = count;
+  for (int step = 1; step < 32; step *= 2) {
+    const int other = __shfl_up_sync(~0u, sum, step);
+    if (lane >= step) sum += other;
+  }
+  if (lane == 31 && warp < kBins / 32) space[warp] = sum;
+  __syncthreads();
+  if (warp < kBins / 32) {
+    int before = sum - count;
+#pragma unroll
+    for (int w = 0; w < kBins / 32; ++w)
+      if (w < warp) before += space[w];
+    if (before < wanted && before + count >= wanted) found = {kBins - 1 - static_cast<int>(threadIdx.x), wanted - before};
+  }
+  __syncthreads();
+  return found;
+}
+
+template <int kParts>
+__device__ inline void parts_sync() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  if constexpr (kParts > 1) return cooperative_groups::this_cluster().sync();
+#endif
+  __syncthreads();
+}
+/// Where another part of the cluster keeps what this one keeps at `own`.
+template <int kParts>
+__device__ inline int* of_part(int* own, int other) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  if constexpr (kParts > 1) return cooperative_groups::this_cluster().map_shared_rank(own, other);
+#endif
+  return own;
+}
+
+/// kParts blocks a row: the topk largest in ascending order of row number, ties to the lower row. Four passes over the
+/// digits of the scores find the smallest kept score; a last one writes what lies above and the first of its equals.
+/// With several parts they form a cluster, each with a slice of the scores, and add up each other's counts.
+template <int kParts>
 __global__ void __launch_bounds__(kSelectThreads) select_kernel(const Batch batch, const IndexTopk p, int first_row,
                                                                 std::int64_t pitch) {
-  __shared__ int histogram[256];
-  __shared__ int counts[kSelectThreads / 32][2];
-  __shared__ int chosen_digit;
-  __shared__ int left;
-  const int row = first_row + blockIdx.x;
+  __shared__ int histogram[2][kBins];
+  __shared__ int space[kBins / 32];
+  __shared__ Reached found;
+  __shared__ int warp_counts[kSelectWarps][2];
+  __shared__ int counts[2];  // of this part: above, equal
+  const int row = first_row + blockIdx.x / kParts;
+  const int part = blockIdx.x % kParts;
   wait_for_previous();
   const std::int64_t visible = visible_rows(batch, row, p.ratio);
   std::int32_t* selected = p.selected + static_cast<std::int64_t>(row) * p.topk;
   const int kept = static_cast<int>(min(visible, static_cast<std::int64_t>(p.topk)));
-  if (threadIdx.x == 0) p.count[row] = kept;
+  if (threadIdx.x == 0 && part == 0) p.count[row] = kept;
   if (visible <= p.topk) {
-    for (int i = threadIdx.x; i < kept; i += kSelectThreads) selected[i] = i;
+    if (part == 0)
+      for (int i = threadIdx.x; i < kept; i += kSelectThreads) selected[i] = i;
     return;
   }
-  const float* scores = p.scores + blockIdx.x * pitch;
+  // Every warp has a stretch of its own, so that one scan orders all.
+  const auto share = static_cast<int>((visible + kParts * kSelectWarps - 1) / (kParts * kSelectWarps) + 31) / 32 * 32;
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  const std::int64_t first = min(visible, static_cast<std::int64_t>(part * kSelectWarps + warp) * share);
+  const std::int64_t last = min(visible, first + share);
+  const float* scores = p.scores + blockIdx.x / kParts * pitch;
   std::uint32_t prefix = 0;
   std::uint32_t mask = 0;
-  if (threadIdx.x == 0) left = kept;
-  for (int shift = 24; shift >= 0; shift -= 8) {
-    if (threadIdx.x < 256) histogram[threadIdx.x] = 0;
+  int left = kept;
+#pragma unroll
+  for (int pass = 0; pass < 4; ++pass) {
+    const int shift = 24 - 8 * pass;
+    int* own = histogram[pass % 2];
+    if (threadIdx.x < kBins) own[threadIdx.x] = 0;
     __syncthreads();
-    for (std::int64_t i = threadIdx.x; i < visible; i += kSelectThreads) {
+#pragma unroll 4
+    for (std::int64_t i = first + lane; i < last; i += 32) {
       const std::uint32_t key = sortable(scores[i]);
-      if ((key & mask) == prefix) atomicAdd(histogram + (key >> shift & 255), 1);
+      if ((key & mask) == prefix) atomicAdd(own + (key >> shift & (kBins - 1)), 1);
     }
-    __syncthreads();
-    if (threadIdx.x < 32) {  // the digit where the count from above reaches `left`; lane 0 has the highest eight digits
-      const int high = 255 - 8 * static_cast<int>(threadIdx.x);
-      int mine = 0;
-      for (int i = 0; i < 8; ++i) mine += histogram[high - i];
-      int sum = mine;
-      for (int step = 1; step < 32; step *= 2) {
-        const int other = __shfl_up_sync(~0u, sum, step);
-        if (static_cast<int>(threadIdx.x) >= step) sum += other;
-      }
-      const int wanted = left;
-      __syncwarp();
-      int above = sum - mine;
-      if (above < wanted && sum >= wanted) {
-        int digit = high;
-        while (above + histogram[digit] < wanted) above += histogram[digit--];
-        chosen_digit = digit;
-        left = wanted - above;
-      }
+    parts_sync<kParts>();
+    int count = 0;
+    if (threadIdx.x < kBins) {
+#pragma unroll
+      for (int other = 0; other < kParts; ++other) count += of_part<kParts>(own, other)[kBins - 1 - threadIdx.x];
     }
-    __syncthreads();
-    prefix |= static_cast<std::uint32_t>(chosen_digit) << shift;
-    mask |= 255u << shift;
+    const Reached at = reach(count, left, space, found);
+    left = at.left;
+    prefix |= static_cast<std::uint32_t>(at.bin) << shift;
+    mask |= (kBins - 1u) << shift;
     __syncthreads();
   }
   // `prefix` is the smallest kept score; `left` of its equals are kept.
-  const int equals = left;
-  int written = 0;
-  int equal_seen = 0;
-  const int warp = threadIdx.x / 32;
-  const int lane = threadIdx.x % 32;
-  for (std::int64_t base = 0; base < visible; base += kSelectThreads) {
-    const std::int64_t i = base + threadIdx.x;
-    const std::uint32_t key = i < visible ? sortable(scores[i]) : 0;
-    const bool above = i < visible && key > prefix;
-    const bool equal = i < visible && key == prefix;
-    const unsigned above_mask = __ballot_sync(~0u, above);
-    const unsigned equal_mask = __ballot_sync(~0u, equal);
-    if (lane == 0) counts[warp][0] = __popc(above_mask), counts[warp][1] = __popc(equal_mask);
-    __syncthreads();
-    int above_before = 0;
-    int equal_before = 0;
-    int above_total = 0;
-    int equal_total = 0;
-    for (int w = 0; w < kSelectThreads / 32; ++w) {
-      if (w < warp) above_before += counts[w][0], equal_before += counts[w][1];
-      above_total += counts[w][0];
-      equal_total += counts[w][1];
-    }
-    const unsigned lower = (1u << lane) - 1;
-    above_before += __popc(above_mask & lower);
-    equal_before += __popc(equal_mask & lower);
-    const int equals_kept_before = min(equals, equal_seen + equal_before);
-    const bool keep = above || (equal && equal_seen + equal_before < equals);
-    if (keep) selected[written + above_before + equals_kept_before - min(equals, equal_seen)] = static_cast<std::int32_t>(i);
-    written += above_total + min(equals, equal_seen + equal_total) - min(equals, equal_seen);
-    equal_seen += equal_total;
-    __syncthreads();
+  int above = 0;
+  int equal = 0;
+#pragma unroll 4
+  for (std::int64_t i = first + lane; i < last; i += 32) {
+    const std::uint32_t key = sortable(scores[i]);
+    above += key > prefix;
+    equal += key == prefix;
   }
+  above = __reduce_add_sync(~0u, above);
+  equal = __reduce_add_sync(~0u, equal);
+  if (lane == 0) warp_counts[warp][0] = above, warp_counts[warp][1] = equal;
+  __syncthreads();
+  if (threadIdx.x < 2) {
+    int sum = 0;
+    for (int w = 0; w < kSelectWarps; ++w) sum += warp_counts[w][threadIdx.x];
+    counts[threadIdx.x] = sum;
+  }
+  parts_sync<kParts>();
+  int above_before = 0;
+  int equal_before = 0;
+  for (int other = 0; other < part; ++other) {
+    const int* counted = of_part<kParts>(counts, other);
+    above_before += counted[0];
+    equal_before += counted[1];
+  }
+  for (int w = 0; w < warp; ++w) {
+    above_before += warp_counts[w][0];
+    equal_before += warp_counts[w][1];
+  }
+  const unsigned lower_lanes = (1u << lane) - 1;
+  for (std::int64_t base = first; base < last; base += 32) {
+    const std::int64_t i = base + lane;
+    const std::uint32_t key = i < last ? sortable(scores[i]) : 0;
+    const bool is_above = i < last && key > prefix;
+    const bool is_equal = i < last && key == prefix;
+    const unsigned above_mask = __ballot_sync(~0u, is_above);
+    const unsigned equal_mask = __ballot_sync(~0u, is_equal);
+    const int equals = equal_before + __popc(equal_mask & lower_lanes);
+    if (is_above || (is_equal && equals < left))
+      selected[above_before + __popc(above_mask & lower_lanes) + min(left, equals)] = static_cast<std::int32_t>(i);
+    above_before += __popc(above_mask);
+    equal_before += __popc(equal_mask);
+  }
+  parts_sync<kParts>();  // nobody reads this block's counts any more
 }
 
 /// Everything is visible and kept: no scores needed.
@@ -292,7 +353,7 @@ void index_topk(const Batch& batch, const IndexTopk& p, cudaStream_t stream) {
     const int rows = std::min(p.score_rows, batch.rows - first);
     if (half) {
       const auto key_blocks = static_cast<unsigned>(pitch / kKeys);
-      if (rows < 16) 
+      if (rows <= 16)  // of as many sequences, most likely
         launch(half_scores_kernel<1>, dim3(key_blocks, static_cast<unsigned>(rows)), 256, 0, stream, batch, p, first, rows, pitch);
       else
         launch(half_scores_kernel<16>, dim3(key_blocks, static_cast<unsigned>((rows + 15) / 16)), 256, 0, stream, batch, p, first, rows,
@@ -301,7 +362,12 @@ void index_topk(const Batch& batch, const IndexTopk& p, cudaStream_t stream) {
       const dim3 grid(static_cast<unsigned>((p.max_visible + 7) / 8), static_cast<unsigned>(rows));
       float_scores_kernel<<<grid, 256, 0, stream>>>(batch, p, first, pitch);
     }
-    launch(select_kernel, dim3(static_cast<unsigned>(rows)), kSelectThreads, 0, stream, batch, p, first, pitch);
+    if (rows <= 16 && early_launch) {
+      launch_cluster(select_kernel<kSelectParts>, dim3(static_cast<unsigned>(rows * kSelectParts)), kSelectThreads, kSelectParts, stream,
+                     batch, p, first, pitch);
+    } else {
+      launch(select_kernel<1>, dim3(static_cast<unsigned>(rows)), kSelectThreads, 0, stream, batch, p, first, pitch);
+    }
   }
 }
 

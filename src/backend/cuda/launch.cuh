@@ -21,7 +21,7 @@ __device__ __forceinline__ void wait_for_previous() {
 }
 
 /// Set once, when the first device is opened.
-inline bool early_launch = false;
+inline bool early_launch = false;  // and clusters of blocks, which came with it
 
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::size_t shared, cudaStream_t stream,
@@ -36,6 +36,24 @@ void launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::siz
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = early_launch ? 1 : 0;
+  cudaLaunchKernelEx(&config, kernel, Parameters(std::forward<Arguments>(arguments))...);
+}
+
+/// The same with `blocks` neighbouring blocks as a cluster.
+template <typename... Parameters, typename... Arguments>
+void launch_cluster(void (*kernel)(Parameters...), dim3 grid, unsigned threads, unsigned blocks, cudaStream_t stream,
+                    Arguments&&... arguments) {
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeClusterDimension;
+  attributes[0].val.clusterDim = {blocks, 1, 1};
+  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[1].val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(threads);
+  config.stream = stream;
+  config.attrs = attributes;
+  config.numAttrs = 2;
   cudaLaunchKernelEx(&config, kernel, Parameters(std::forward<Arguments>(arguments))...);
 }
 

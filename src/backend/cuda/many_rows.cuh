@@ -1,8 +1,10 @@
-// Many rows on the tensor cores: 256 outputs by 64 rows a block, tiles and activations through shared memory.
+// Many rows on the tensor cores, with mma.sync: 256 outputs by 64 rows a block, tiles and activations through shared
+// memory. Cards with warpgroup products take group_rows.cuh.
 #pragma once
 
 #include "backend/cuda/device_math.cuh"
 #include "backend/cuda/fragments.cuh"
+#include "backend/cuda/group_rows.cuh"
 #include "backend/cuda/many_rows.h"
 
 namespace ds4::cuda {
@@ -12,15 +14,7 @@ inline constexpr int kTilesPerWarp = 4;
 inline constexpr int kBlockTiles = kBlockWarps * kTilesPerWarp;
 inline constexpr int kRowPitch = 320;  // bytes: 256 of activations, 64 that keep two rows off the same banks
 
-__device__ inline void copy_async(void* shared, const void* global, int valid_bytes) {
-  const auto to = static_cast<std::uint32_t>(__cvta_generic_to_shared(shared));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(valid_bytes));
-}
-__device__ inline void commit_async() { asm volatile("cp.async.commit_group;"); }
-template <int Left>
-__device__ inline void wait_async() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(Left));
-}
+__device__ inline std::uint32_t shared_at(const void* at) { return static_cast<std::uint32_t>(__cvta_generic_to_shared(at)); }
 
 template <typename F>
 constexpr std::size_t many_rows_shared() {
@@ -29,8 +23,9 @@ constexpr std::size_t many_rows_shared() {
 
 template <typename F, Output kOutput>
 __global__ void __launch_bounds__(kBlockWarps * 32, 2) many_rows_kernel(const ManyRows p) {
+#if !DS4_WARPGROUPS
   extern __shared__ __align__(16) std::byte shared[];
-  __shared__ uint2 table[F::kTable ? 256 : 1];
+  __shared__ uint4 table[kOctetEntries<F>];
   constexpr std::size_t kStage = kBlockTiles * static_cast<std::size_t>(F::kTileBytes) + kBlockRows * kRowPitch;
   std::int64_t index = 0;
   std::int64_t first_place = static_cast<std::int64_t>(blockIdx.y) * kBlockRows;
@@ -42,7 +37,7 @@ __global__ void __launch_bounds__(kBlockWarps * 32, 2) many_rows_kernel(const Ma
     first_place = item.y;
     places = item.z;
   }
-  if constexpr (F::kTable) load_iq2_selectors(table, p.a.iq2->selectors);
+  load_octets(table, p.a);
 
   const std::int64_t group = blockIdx.z;
   const __half* x = p.x + group * p.a.in;
@@ -64,7 +59,7 @@ __global__ void __launch_bounds__(kBlockWarps * 32, 2) many_rows_kernel(const Ma
     for (int i = thread; i < kBlockTiles * kChunks; i += kBlockWarps * 32) {
       const int slot = i / kChunks;
       const std::byte* from = tile_source(slot) + static_cast<std::uint64_t>(column) * F::kTileBytes + i % kChunks * 16;
-      copy_async(stage + slot * F::kTileBytes + i % kChunks * 16, from, 16);
+      copy_async<16>(shared_at(stage + slot * F::kTileBytes + i % kChunks * 16), from, 16);
     }
     std::byte* rows = stage + kBlockTiles * F::kTileBytes;
     for (int i = thread; i < kBlockRows * 16; i += kBlockWarps * 32) {
@@ -72,7 +67,7 @@ __global__ void __launch_bounds__(kBlockWarps * 32, 2) many_rows_kernel(const Ma
       const int chunk = i % 16;  // eight halves: columns 8 chunk .. of lane chunk / 4, step pair chunk % 4
       const std::int64_t place = first_place + min(n, places - 1);
       const std::int64_t row = p.gather == nullptr ? place : p.gather[place];
-      copy_async(rows + n * kRowPitch + chunk % 4 * 64 + chunk / 4 * 16, x + row * p.x_stride + column * 128 + chunk * 8,
+      copy_async<16>(shared_at(rows + n * kRowPitch + chunk % 4 * 64 + chunk / 4 * 16), x + row * p.x_stride + column * 128 + chunk * 8,
                  n < places ? 16 : 0);
     }
     commit_async();
@@ -92,13 +87,13 @@ __global__ void __launch_bounds__(kBlockWarps * 32, 2) many_rows_kernel(const Ma
     typename F::Scales scales[kTilesPerWarp];
 #pragma unroll
     for (int i = 0; i < kTilesPerWarp; ++i)
-      scales[i] = F::scales(F::head(own_tiles + i * F::kTileBytes, lane), i < kOwn ? p.a.pre : p.b.pre);
+      scales[i] = F::scales(F::head(LaneTile(own_tiles + i * F::kTileBytes, lane)), i < kOwn ? p.a.pre : p.b.pre);
 #pragma unroll
     for (int u = 0; u < 4; ++u) {
       StepPair a[kTilesPerWarp];
 #pragma unroll
       for (int i = 0; i < kTilesPerWarp; ++i)
-        a[i] = F::expand(F::piece(own_tiles + i * F::kTileBytes, lane, u), scales[i], u, table);
+        a[i] = F::expand(F::piece(LaneTile(own_tiles + i * F::kTileBytes, lane), u), scales[i], u, octets_of(table));
 #pragma unroll
       for (int n = 0; n < 8; ++n) {
         if (n >= row_groups) continue;
@@ -136,18 +131,20 @@ __global__ void __launch_bounds__(kBlockWarps * 32, 2) many_rows_kernel(const Ma
       }
     }
   }
+#endif
 }
 
 template <typename F, Output kOutput>
 void launch_many_rows(const ManyRows& p, std::int64_t blocks_of_rows, cudaStream_t stream) {
-  constexpr std::size_t kShared = many_rows_shared<F>();
-  static const cudaError_t allowed = cudaFuncSetAttribute(
-      many_rows_kernel<F, kOutput>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(kShared));
+  const bool groups = has_warpgroups;
+  const std::size_t shared = groups ? kGroupShared : many_rows_shared<F>();
+  auto* kernel = groups ? &group_rows_kernel<F, kOutput> : &many_rows_kernel<F, kOutput>;
+  static const cudaError_t allowed = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
   (void)allowed;  // a card that cannot grant it fails the launch
-  constexpr std::int64_t kTiles = kOutput == Output::kGated ? kBlockTiles / 2 : kBlockTiles;
-  const dim3 grid(static_cast<unsigned>(((p.outs + 15) / 16 + kTiles - 1) / kTiles), static_cast<unsigned>(blocks_of_rows),
+  const std::int64_t tiles = (groups ? kGroupTiles : kBlockTiles) / (kOutput == Output::kGated ? 2 : 1);
+  const dim3 grid(static_cast<unsigned>(((p.outs + 15) / 16 + tiles - 1) / tiles), static_cast<unsigned>(blocks_of_rows),
                   static_cast<unsigned>(p.groups < 1 ? 1 : p.groups));
-  many_rows_kernel<F, kOutput><<<grid, kBlockWarps * 32, kShared, stream>>>(p);
+  kernel<<<grid, groups ? kGroupThreads : kBlockWarps * 32, shared, stream>>>(p);
 }
 
 template <typename F>

@@ -11,7 +11,11 @@
 
 namespace ds4::cuda {
 
-inline constexpr int kBlockRows = 64;  // rows of activations that one block takes
+inline constexpr int kBlockRows = 64;  // rows of activations that one block takes, without and with warpgroup products
+inline constexpr int kGroupBlockRows = 128;
+/// Set once, when the first device is opened: the card has warpgroup products.
+inline bool has_warpgroups = false;
+inline int rows_of_block() { return has_warpgroups ? kGroupBlockRows : kBlockRows; }
 
 enum class Output { kPlain, kGated };
 
@@ -33,7 +37,7 @@ struct ManyRows {
   float limit;
 };
 
-/// `blocks_of_rows`: how many groups of up to kBlockRows rows there are, or can be.
+/// `blocks_of_rows`: how many groups of up to rows_of_block() rows there are, or can be.
 void many_rows(Output output, const ManyRows& p, std::int64_t blocks_of_rows, cudaStream_t stream);
 
 void many_rows_16(Output output, const ManyRows& p, std::int64_t blocks_of_rows, cudaStream_t stream);   // f16, bf16

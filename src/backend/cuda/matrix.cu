@@ -172,26 +172,27 @@ __device__ float pack_iq2_xxs(const LaneRows& rows, std::byte* tile, int lane, i
   const std::uint64_t block = static_cast<std::uint64_t>(column / 2) * 66;
   const int group = column % 2 * 4 + lane % 4;
   float largest = 0;
+  std::uint32_t factors = 0;
   for (int r = 0; r < 2; ++r) {
     std::uint32_t index = 0;
-    std::uint32_t word = 0;
+    std::uint32_t signs = 0;
     if (rows.row[r] != nullptr) {
       const std::byte* b = rows.row[r] + block + 2 + 8 * group;
       index = u16_at(b) | static_cast<std::uint32_t>(u16_at(b + 2)) << 16;
       const std::uint32_t w = u16_at(b + 4) | static_cast<std::uint32_t>(u16_at(b + 6)) << 16;
       for (int i = 0; i < 32; ++i) {
-        if (i % 8 == 7) continue;  // the parity of the others
-        const std::uint32_t sign = w >> (7 * (i / 8) + i % 8) & 1;
-        word |= sign << (i / 2 + 16 * (i % 2));
+        const std::uint32_t seven = w >> (7 * (i / 8)) & 127;
+        const std::uint32_t sign = i % 8 < 7 ? seven >> (i % 8) & 1 : static_cast<std::uint32_t>(__popc(seven)) & 1;
+        signs |= sign << (i / 2 + 16 * (i % 2));
       }
-      for (int i = 0; i < 4; ++i) word |= (w >> (28 + i) & 1) << (19 + 4 * i);
-      largest = fmaxf(largest, fabsf(half_at(rows.row[r] + block)) * 43.0F * 0.25F * (0.5F + static_cast<float>(w >> 28)));
+      const float factor = half_at(rows.row[r] + block) * 0.25F * (0.5F + static_cast<float>(w >> 28));
+      const __half stored = __float2half_rn(factor * FragmentIQ2_XXS::kFactor);
+      factors |= static_cast<std::uint32_t>(__half_as_ushort(stored)) << (16 * r);
+      largest = fmaxf(largest, fabsf(factor) * 43.0F);
     }
-    *reinterpret_cast<uint2*>(tile + lane * 16 + r * 8) = make_uint2(index, word);
-    if (lane % 4 == 0)
-      *reinterpret_cast<std::uint16_t*>(tile + 512 + (lane / 4 + 8 * r) * 2) =
-          rows.row[r] == nullptr ? 0 : u16_at(rows.row[r] + block);
+    *reinterpret_cast<uint2*>(tile + lane * 16 + r * 8) = make_uint2(index, signs);
   }
+  *reinterpret_cast<std::uint32_t*>(tile + 512 + lane * 4) = factors;
   return largest;
 }
 
@@ -233,13 +234,15 @@ Iq2Tables make_iq2_tables() {
   for (int i = 0; i < 256; ++i) {
     const std::uint64_t entry = iq2_xxs_grid()[i];
     tables.grid[i] = entry;
-    std::uint64_t selectors = 0;
-    for (int v = 0; v < 8; ++v) {
-      const auto magnitude = entry >> (8 * v) & 0xff;
-      const std::uint64_t level = magnitude == 8 ? 0 : magnitude == 25 ? 1 : 2;
-      selectors |= (level | (4 + level) << 4) << (8 * v);
+    std::uint32_t pairs[4];
+    for (int p = 0; p < 4; ++p) {
+      const auto half = [&](int v) -> std::uint32_t {
+        const auto magnitude = entry >> (8 * v) & 0xff;
+        return magnitude == 8 ? 0x4800 : magnitude == 25 ? 0x4e40 : 0x5160;
+      };
+      pairs[p] = half(2 * p) | half(2 * p + 1) << 16;
     }
-    tables.selectors[i] = make_uint2(static_cast<std::uint32_t>(selectors), static_cast<std::uint32_t>(selectors >> 32));
+    tables.octets[i] = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
   }
   return tables;
 }
@@ -274,6 +277,7 @@ void pack_rows(const Matrix& matrix, const std::byte* file_rows, std::int64_t ro
 }
 
 float choose_pre(DType type, float largest) {
+  if (type == DType::kIQ2_XXS) return FragmentIQ2_XXS::kFactor;
   if (type == DType::kF16 || !(largest > 0) || !std::isfinite(largest)) return 1.0F;
   // MXFP4 expands through halves of 2^-14 of the value: its factor must be a half, too.
   const int exponent = type == DType::kMXFP4 ? 2 : 9;

@@ -17,9 +17,7 @@ inline constexpr int kTileColumns = 128;
 /// The IQ2_XXS codebook on the card.
 struct Iq2Tables {
   std::uint64_t grid[256];  // magnitudes 8, 25, 43 as bytes
-  /// The same as selectors for __byte_perm, a byte a value: the low nibble picks the low byte of its f16, the high nibble
-  /// the high byte (FragmentIQ2_XXS::expand).
-  uint2 selectors[256];
+  uint4 octets[256];        // the same as halves
 };
 Iq2Tables make_iq2_tables();
 
@@ -56,7 +54,7 @@ std::uint64_t matrix_bytes(const Matrix& matrix);
 void pack_rows(const Matrix& matrix, const std::byte* file_rows, std::int64_t rows, std::byte* to, std::uint32_t* largest,
                cudaStream_t stream);
 
-/// The power of two that brings the largest magnitude near 2^9 (MXFP4: 2^2).
+/// The power of two that brings the largest magnitude near 2^9 (MXFP4: 2^2; IQ2_XXS: what its tiles hold already).
 float choose_pre(DType type, float largest);
 
 }  // namespace ds4::cuda

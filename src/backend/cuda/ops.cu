@@ -21,15 +21,41 @@ States states_of(const StateRing& ring) { return {ring.offset, ring.slots, ring.
 // --- what ops share
 
 void CudaBackend::flush() {
+  if (pending_choice_) {
+    choose_experts(*pending_choice_, stream());
+    device_.launched("route");
+    pending_choice_.reset();
+  }
   if (!pending_post_) finish_experts();
   if (pending_mix_) run_mix(nullptr, nullptr, nullptr);
   if (!pending_post_) return;
   const HcPostArgs& p = *pending_post_;
   finish_experts();
+  join(0);
   cuda::hc_post(p.streams.data, {p.o.data, {}, p.post.data, p.comb.data}, config_.dims.hc, config_.dims.hidden,
                 static_cast<int>(p.o.rows), stream());
   device_.launched("hc_post");
   pending_post_.reset();
+}
+
+void CudaBackend::flush_heads() {
+  if (!pending_heads_) return;
+  const QueryHeadsArgs& args = *pending_heads_;
+  const Dims& d = config_.dims;
+  finish_heads(args.q.data, scratch_.query_half, batch_.positions, args.rope.data, static_cast<int>(args.rope.cols), d.heads, d.head_dim,
+               d.rms_eps, batch_.rows, stream());
+  device_.launched("query_heads");
+  pending_heads_.reset();
+}
+
+Attention CudaBackend::attention_shape() const {
+  const Dims& d = config_.dims;
+  Attention a{};
+  a.heads = d.heads;
+  a.head_dim = d.head_dim;
+  a.format = config_.kv.format;
+  a.exact = exact_;
+  return a;
 }
 
 void CudaBackend::finish_experts() {
@@ -62,9 +88,10 @@ cudaStream_t CudaBackend::branch(int number, const float* x, const Weight& weigh
   return ready ? side(number) : stream();
 }
 
-void CudaBackend::run_hc_sums(const HyperConnectionWeights& hc, Tensor streams, const HcPost& post,
+int CudaBackend::run_hc_sums(const HyperConnectionWeights& hc, Tensor streams, const HcPost& post,
                               const std::int32_t* rows_of, int rows, int controls) {
-  hc_sums({.streams = streams.data,
+  join(0);  // what the last controls were made of and have left
+  const int slices = hc_sums({.streams = streams.data,
            .source_row = rows_of,
            .post = post,
            .fn = matrix(hc.fn),
@@ -75,12 +102,19 @@ void CudaBackend::run_hc_sums(const HyperConnectionWeights& hc, Tensor streams, 
            .sums = scratch_.hc_sums},
           stream());
   device_.launched("hc_sums");
+  return slices;
 }
 
 void CudaBackend::run_mix(const float* norm_weight, __half* y_half, __half* y_low) {
   pending_mix_->norm_weight = norm_weight;
   pending_mix_->y_half = y_half;
   pending_mix_->y_low = y_low;
+  if (!pending_mix_->head && batch_.rows <= kFewRows) {
+    pending_mix_->leaves_controls = true;
+    device_.check(cudaStreamWaitEvent(sides_[0], sums_ready_, 0), "fork");
+    hc_controls(*pending_mix_, sides_[0]);
+    running_[0] = true;
+  }
   hc_mix(*pending_mix_, stream());
   device_.launched("hc_mix");
   pending_mix_.reset();
@@ -106,11 +140,14 @@ void CudaBackend::hc_pre(const HcPreArgs& args) {
   flush();
   const Dims& d = config_.dims;
   const int rows = static_cast<int>(args.y.rows);
-  run_hc_sums(args.hc, args.streams, post, nullptr, rows, d.hc_controls());
+  const int slices = run_hc_sums(args.hc, args.streams, post, nullptr, rows, d.hc_controls());
+  if (batch_.rows <= kFewRows) device_.check(cudaEventRecord(sums_ready_, stream()), "fork");
   half_source_ = nullptr;
   pending_mix_ = HcMix{.streams = args.streams.data,
                        .source_row = nullptr,
                        .sums = scratch_.hc_sums,
+                       .slices = slices,
+                       .leaves_controls = false,
                        .base = vector(args.hc.base),
                        .scale = vector(args.hc.scale),
                        .head = false,
@@ -133,11 +170,13 @@ void CudaBackend::hc_head(const HcHeadArgs& args) {
   if (!enqueue(kHead, args.h.data)) return;
   flush();
   const Dims& d = config_.dims;
-  run_hc_sums(args.hc, args.streams, {}, batch_.logit_rows, logit_rows_, d.hc);
+  const int slices = run_hc_sums(args.hc, args.streams, {}, batch_.logit_rows, logit_rows_, d.hc);
   half_source_ = nullptr;
   pending_mix_ = HcMix{.streams = args.streams.data,
                        .source_row = batch_.logit_rows,
                        .sums = scratch_.hc_sums,
+                       .slices = slices,
+                       .leaves_controls = false,
                        .base = vector(args.hc.base),
                        .scale = vector(args.hc.scale),
                        .head = true,
@@ -187,16 +226,29 @@ void CudaBackend::query_heads(const QueryHeadsArgs& args) {
   flush();
   const Dims& d = config_.dims;
   if (args.x.data == half_source_) fork();
-  multiply(matrix(args.q_a), args.x.data, batch_.rows, args.qr.data, scratch_.wide_half, stream());
-  norm_rows(args.qr.data, vector(args.q_a_norm), d.rms_eps, batch_.rows, d.q_lora, args.qr.data, scratch_.qr_half,
-            nullptr, stream());
+  const Matrix& q_a = matrix(args.q_a);
+  if (batch_.rows <= kNormRowsOfBlock && q_a.tiled) {
+    half_product({.m = q_a,
+                  .outs = q_a.out,
+                  .rows = batch_.rows,
+                  .x_stride = q_a.in,
+                  .y = args.qr.data,
+                  .y_stride = q_a.out,
+                  .norm = {vector(args.q_a_norm), d.rms_eps, scratch_.qr_half, scratch_.ticket}},
+                 halves(args.x.data, batch_.rows, q_a.in, scratch_.wide_half), stream());
+    device_.launched("query_heads");
+  } else {
+    multiply(q_a, args.x.data, batch_.rows, args.qr.data, scratch_.wide_half, stream());
+    norm_rows(args.qr.data, vector(args.q_a_norm), d.rms_eps, batch_.rows, d.q_lora, args.qr.data, scratch_.qr_half, nullptr, stream());
+  }
   qr_source_ = args.qr.data;
   if (forked_) device_.check(cudaEventRecord(query_fork_, stream()), "fork");
   multiply(matrix(args.q_b), args.qr.data, batch_.rows, args.q.data, scratch_.wide_half, stream());
   query_source_ = args.q.data;
-  finish_heads(args.q.data, scratch_.query_half, batch_.positions, args.rope.data, static_cast<int>(args.rope.cols), d.heads, d.head_dim, d.rms_eps,
-               batch_.rows, stream());
-  device_.launched("query_heads");
+  pending_heads_.emplace(args);
+  Attention shape = attention_shape();
+  shape.pairs = static_cast<int>(args.rope.cols);
+  if (!finishes_queries(shape, batch_.rows)) flush_heads();
 }
 
 void CudaBackend::window_kv(const WindowKvArgs& args) {
@@ -298,36 +350,36 @@ void CudaBackend::sparse_attention(const SparseAttentionArgs& args) {
   const std::int64_t visible = kv.ratio == 0 ? 0 : end_position_ / kv.ratio;
   const bool selects = args.selected.data != nullptr;
   const __half* q = scratch_.query_half;
-  if (args.q.data != query_source_) {  // queries that did not come from query_heads
+  Attention attention = attention_shape();
+  attention.pairs = static_cast<int>(args.rope.cols);
+  if (pending_heads_ && pending_heads_->q.data == args.q.data && finishes_queries(attention, batch_.rows)) {
+    q = nullptr;
+    pending_heads_.reset();
+    query_source_ = nullptr;
+  } else if (flush_heads(); args.q.data != query_source_) {  // queries that did not come from query_heads
     convert_to_half(args.q.data, batch_.rows, args.q.cols, scratch_.query_half, stream());
     query_source_ = nullptr;
   }
-  const bool wrote_halves = cuda::sparse_attention(
-                         batch_,
-                         {.q = args.q.data,
-                          .q_half = q,
-                          .sinks = vector(args.sinks),
-                          .frequencies = args.rope.data,
-                          .pairs = static_cast<int>(args.rope.cols),
-                          .heads = d.heads,
-                          .head_dim = d.head_dim,
-                          .window = d.window,
-                          .ratio = kv.ratio,
-                          .format = config_.kv.format,
-                          .ring = rows_of(kv.window),
-                          .compressed = rows_of(kv.compressed),
-                          .fresh = scratch_.fresh_rows,
-                          .fresh_rows = fresh_rows(kv.window),
-                          .selected = kv.ratio == 0 ? nullptr : args.selected.data,
-                          .count = args.count.data,
-                          .topk = d.index_topk,
-                          .max_keys = d.window + (selects ? std::min<std::int64_t>(d.index_topk, visible) : visible),
-                          .multiprocessors = device_.multiprocessors(),
-                          .exact = exact_,
-                          .parts = scratch_.attention_parts,
-                          .o = args.o.data,
-                          .o_half = scratch_.wide_half},
-                         stream());
+  attention.q = args.q.data;
+  attention.q_half = q;
+  attention.eps = d.rms_eps;
+  attention.sinks = vector(args.sinks);
+  attention.frequencies = args.rope.data;
+  attention.window = d.window;
+  attention.ratio = kv.ratio;
+  attention.ring = rows_of(kv.window);
+  attention.compressed = rows_of(kv.compressed);
+  attention.fresh = scratch_.fresh_rows;
+  attention.fresh_rows = fresh_rows(kv.window);
+  attention.selected = kv.ratio == 0 ? nullptr : args.selected.data;
+  attention.count = args.count.data;
+  attention.topk = d.index_topk;
+  attention.max_keys = d.window + (selects ? std::min<std::int64_t>(d.index_topk, visible) : visible);
+  attention.multiprocessors = device_.multiprocessors();
+  attention.parts = scratch_.attention_parts;
+  attention.o = args.o.data;
+  attention.o_half = scratch_.wide_half;
+  const bool wrote_halves = cuda::sparse_attention(batch_, attention, stream());
   heads_source_ = wrote_halves ? args.o.data : nullptr;
   device_.launched("sparse_attention");
   if (long_segments_) {  // only now may the new rows replace old ones
@@ -378,37 +430,44 @@ void CudaBackend::route(const RouteArgs& args) {
       heads_source_ = nullptr;
       x = scratch_.wide_half;
     }
-    half_product({.m = gate, .outs = gate.out, .rows = 2 * batch_.rows, .x_stride = gate.in, .y = scratch_.route_logits,
-                  .y_stride = gate.out},
-                 x, stream());
+    // Both in one product, unless that would be one of many rows.
+    const bool apart = batch_.rows <= kFewRows && 2 * batch_.rows > kFewRows;
+    const std::int64_t rows = apart ? batch_.rows : 2 * batch_.rows;
+    for (std::int64_t first = 0; first < 2 * batch_.rows; first += rows)
+      half_product({.m = gate, .outs = gate.out, .rows = rows, .x_stride = gate.in, .y = scratch_.route_logits + first * gate.out,
+                    .y_stride = gate.out},
+                   x + first * gate.in, stream());
   } else {
     multiply(gate, args.x.data, batch_.rows, scratch_.route_logits, nullptr, stream());
   }
-  choose_experts({.logits = scratch_.route_logits,
-                  .low_logits = gate.tiled ? scratch_.route_logits + std::int64_t{batch_.rows} * d.experts : nullptr,
-                  .bias = args.bias.present() ? vector(args.bias) : nullptr,
-                  .token_experts = args.token_experts.present()
+  pending_choice_ = RouteChoice{.logits = scratch_.route_logits,
+                                .low_logits = gate.tiled ? scratch_.route_logits + std::int64_t{batch_.rows} * d.experts : nullptr,
+                                .bias = args.bias.present() ? vector(args.bias) : nullptr,
+                                .token_experts = args.token_experts.present()
                                        ? reinterpret_cast<const std::int32_t*>(matrix(args.token_experts).data)
                                        : nullptr,
-                  .tokens = batch_.tokens,
-                  .experts = d.experts,
-                  .used = d.experts_used,
-                  .rows = batch_.rows,
-                  .scale = d.route_scale,
-                  .chosen = args.experts.data,
-                  .weights = args.weights.data},
-                 stream());
-  device_.launched("route");
+                                .tokens = batch_.tokens,
+                                .experts = d.experts,
+                                .used = d.experts_used,
+                                .rows = batch_.rows,
+                                .scale = d.route_scale,
+                                .chosen = args.experts.data,
+                                .weights = args.weights.data};
+  if (batch_.rows > kFewRows) flush();
 }
 
 void CudaBackend::experts(const ExpertsArgs& args) {
   if (!enqueue(kExperts, args.y.data)) return;
-  flush();
+  std::optional<RouteChoice> choice;
+  if (pending_choice_ && pending_choice_->chosen == args.experts.data) choice = std::exchange(pending_choice_, std::nullopt);
   const Dims& d = config_.dims;
   const ExpertMatrices w{matrix(args.gate),        matrix(args.up),        matrix(args.down),
                          matrix(args.shared_gate), matrix(args.shared_up), matrix(args.shared_down)};
   const bool tiled = w.gate.tiled && w.up.tiled && w.down.tiled && w.shared_gate.tiled && w.shared_up.tiled && w.shared_down.tiled;
   const bool alike = w.gate.type == w.up.type && w.shared_gate.type == w.shared_up.type;
+  const bool few = tiled && alike && batch_.rows <= kFewRows;
+  if (!few) pending_choice_ = std::exchange(choice, std::nullopt);
+  flush();
   if (!tiled || !alike) {
     file_experts({w.gate, w.up, w.down, w.shared_gate, w.shared_up, w.shared_down, args.x.data, args.experts.data,
                   args.weights.data, batch_.rows, d.experts_used, args.limit, args.shared_limit, scratch_.pair_out,
@@ -458,7 +517,8 @@ void CudaBackend::experts(const ExpertsArgs& args) {
                .hidden = scratch_.hidden,
                .shared_hidden = scratch_.shared_hidden,
                .pair_out = scratch_.pair_out,
-               .y = args.y.data},
+               .y = args.y.data,
+               .choice = choice ? &*choice : nullptr},
               stream(), beside);
   device_.launched("experts");
   join(0);

@@ -17,6 +17,16 @@ namespace ds4::cuda {
 
 inline constexpr int kFewRows = 16;
 
+inline constexpr int kNormRowsOfBlock = 2;  // more rows are work for a kernel
+
+/// RMSNorm (§2.3) of what a product of few rows and one group leaves, by its last block: y in place, and as halves.
+struct ProductNorm {
+  const float* weight = nullptr;  // [outs]; null: no norm
+  float eps = 0;
+  __half* y_half = nullptr;
+  unsigned* ticket = nullptr;  // last_block.cuh
+};
+
 /// For each group g: y[r][g * outs + o] = m[g * outs + o] . (x[r] + g * in), o < outs. One group is the plain product.
 struct Product {
   Matrix m;
@@ -27,6 +37,7 @@ struct Product {
   std::int64_t y_stride = 0;
   int groups = 1;
   __half* y_half = nullptr;  // half_product: written in place of y, for a product that follows
+  ProductNorm norm = {};     // half_product of up to kNormRowsOfBlock rows
 };
 
 void file_product(const Product& p, const float* x, cudaStream_t stream);
@@ -56,6 +67,8 @@ struct ExpertOutputs {
   int used = 0;
 };
 
+struct RouteChoice;
+
 /// Up to kFewRows rows. Routed experts on `stream`, the shared one on `beside` (y).
 struct FewExperts {
   ExpertMatrices w;
@@ -70,6 +83,7 @@ struct FewExperts {
   __half* shared_hidden;  // scratch [rows, shared_ff]
   float* pair_out;        // out [rows * used, d]
   float* y;               // out [rows, d]
+  const RouteChoice* choice;  // still to be made, into `experts` and `weights`; null: it is made
 };
 void few_experts(const FewExperts& e, cudaStream_t stream, cudaStream_t beside);
 void add_experts(const ExpertOutputs& parts, std::int64_t rows, std::int64_t hidden, float* y, cudaStream_t stream);

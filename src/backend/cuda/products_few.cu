@@ -2,16 +2,35 @@
 #include "backend/cuda/many_rows.h"
 #include "backend/cuda/products.h"
 #include "backend/cuda/device_math.cuh"
+#include "backend/cuda/last_block.cuh"
 #include "backend/cuda/stream_tiles.cuh"
 
 namespace ds4::cuda {
 
 namespace {
 
+__device__ void norm_all_rows(const Product& p) {
+  __shared__ float space[33];
+  for (std::int64_t row = 0; row < p.rows; ++row) {
+    float* y = p.y + row * p.y_stride;
+    float squares = 0;
+    for (std::int64_t i = threadIdx.x; i < p.outs; i += blockDim.x) {
+      const float v = __ldcg(y + i);
+      squares += v * v;
+    }
+    const float r = rsqrtf(block_sum(squares, space) / static_cast<float>(p.outs) + p.norm.eps);
+    for (std::int64_t i = threadIdx.x; i < p.outs; i += blockDim.x) {
+      const float v = __ldcg(y + i) * r * p.norm.weight[i];
+      y[i] = v;
+      p.norm.y_half[row * p.outs + i] = to_half(v);
+    }
+  }
+}
+
 template <typename F, int N>
 __global__ void __launch_bounds__(kWarps * 32, 2) few_rows_kernel(Product p, const __half* x, int warps_per_tile) {
-  __shared__ uint2 table[F::kTable ? 256 : 1];
-  if constexpr (F::kTable) load_iq2_selectors(table, p.m.iq2->selectors);
+  __shared__ uint4 table[kOctetEntries<F>];
+  load_octets(table, p.m);
   __shared__ float parts[kWarps][N * 8][16];
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
@@ -24,8 +43,8 @@ __global__ void __launch_bounds__(kWarps * 32, 2) few_rows_kernel(Product p, con
   if (tile * 16 >= p.outs) wait_for_previous();
   else
     accumulate<F, N, true>(p.m, p.m.tile(0, group * (p.outs / 16) + tile), warp % warps_per_tile,
-                     static_cast<int>(p.m.column_tiles()), warps_per_tile, x, p.x_stride, static_cast<int>(p.rows), table,
-                     sum);
+                     static_cast<int>(p.m.column_tiles()), warps_per_tile, x, p.x_stride, static_cast<int>(p.rows),
+                     octets_of(table), sum);
 #pragma unroll
   for (int n = 0; n < N; ++n)
 #pragma unroll
@@ -42,6 +61,7 @@ __global__ void __launch_bounds__(kWarps * 32, 2) few_rows_kernel(Product p, con
     if (p.y_half != nullptr) p.y_half[at] = to_half(v / p.m.pre);
     else p.y[at] = v / p.m.pre;
   }
+  if (p.norm.weight != nullptr && last_block(p.norm.ticket, gridDim.x)) norm_all_rows(p);
 }
 
 /// Warps on a row of tiles: as few as fill the card once (sixteen warps a multiprocessor), so that every warp streams as
@@ -82,7 +102,7 @@ void half_product(const Product& p, const __half* x, cudaStream_t stream) {
   many.y = p.y;
   many.hidden = p.y_half;
   many.y_stride = p.y_stride;
-  many_rows(Output::kPlain, many, (p.rows + kBlockRows - 1) / kBlockRows, stream);
+  many_rows(Output::kPlain, many, (p.rows + rows_of_block() - 1) / rows_of_block(), stream);
 }
 
 void many_rows(Output output, const ManyRows& p, std::int64_t blocks_of_rows, cudaStream_t stream) {

@@ -1,5 +1,6 @@
 #include "backend/cuda/rows.h"
 
+#include "backend/cuda/choose.cuh"
 #include "backend/cuda/device_math.cuh"
 #include "backend/cuda/file_values.cuh"
 #include "backend/cuda/fragments.cuh"
@@ -22,6 +23,14 @@ __global__ void __launch_bounds__(256) norm_kernel(const float* x, const float* 
                                                    __half* y_half, __half* y_low) {
   __shared__ float space[33];
   const std::int64_t row = blockIdx.x;
+  // The weights come from far away: they are asked for before the wait.
+  constexpr int kEarly = 4;
+  float early[kEarly];
+#pragma unroll
+  for (int k = 0; k < kEarly; ++k) {
+    const int i = threadIdx.x + k * 256;
+    early[k] = i < width ? weight[i] : 0.0F;
+  }
   wait_for_previous();
   float squares = 0;
   for (int i = threadIdx.x; i < width; i += blockDim.x) {
@@ -29,14 +38,18 @@ __global__ void __launch_bounds__(256) norm_kernel(const float* x, const float* 
     squares += v * v;
   }
   const float r = rsqrtf(block_sum(squares, space) / static_cast<float>(width) + eps);
-  for (int i = threadIdx.x; i < width; i += blockDim.x) {
-    const float v = x[row * width + i] * r * weight[i];
+  const auto put = [&](int i, float w) {
+    const float v = x[row * width + i] * r * w;
     y[row * width + i] = v;
-    if (y_half == nullptr) continue;
+    if (y_half == nullptr) return;
     const __half high = to_half(v);
     y_half[row * width + i] = high;
     if (y_low != nullptr) y_low[row * width + i] = to_half((v - __half2float(high)) * kLowScale);
-  }
+  };
+#pragma unroll
+  for (int k = 0; k < kEarly; ++k)
+    if (threadIdx.x + k * 256 < width) put(threadIdx.x + k * 256, early[k]);
+  for (int i = threadIdx.x + kEarly * 256; i < width; i += 256) put(i, weight[i]);
 }
 
 /// A warp a head.
@@ -68,51 +81,16 @@ __global__ void __launch_bounds__(256) heads_kernel(float* q, __half* q_half, co
   }
 }
 
-__device__ float softplus(float t) { return fmaxf(t, 0.0F) + log1pf(expf(-fabsf(t))); }
-
-/// A warp a row. Selection by repeated maximum: `used` is small.
+/// A warp a row.
 __global__ void choose_kernel(const RouteChoice p) {
   extern __shared__ float shared[];
   const int warp = threadIdx.x / 32;
-  const int lane = threadIdx.x % 32;
   const int row = blockIdx.x * (blockDim.x / 32) + warp;
+  const ChoiceSpace space(shared + warp * 2 * p.experts, p.experts);
+  begin_choice(p, space);
   wait_for_previous();
   if (row >= p.rows) return;
-  float* score = shared + warp * 2 * p.experts;
-  float* ranked = score + p.experts;
-  for (int e = lane; e < p.experts; e += 32) {
-    const std::int64_t at = static_cast<std::int64_t>(row) * p.experts + e;
-    const float logit = p.low_logits == nullptr ? p.logits[at] : p.logits[at] + p.low_logits[at] / kLowScale;
-    score[e] = sqrtf(softplus(logit));
-    ranked[e] = score[e] + (p.bias == nullptr ? 0.0F : p.bias[e]);
-  }
-  __syncwarp();
-  std::int32_t* chosen = p.chosen + static_cast<std::int64_t>(row) * p.used;
-  float sum = 0;
-  for (int i = 0; i < p.used; ++i) {
-    int best = 0;
-    if (p.token_experts != nullptr) {
-      best = p.token_experts[static_cast<std::int64_t>(p.tokens[row]) * p.used + i];
-    } else {
-      float value = -INFINITY;
-      best = p.experts;
-      for (int e = lane; e < p.experts; e += 32)
-        if (ranked[e] > value) value = ranked[e], best = e;
-      for (int step = 16; step > 0; step /= 2) {
-        const float other = __shfl_xor_sync(~0u, value, step);
-        const int other_best = __shfl_xor_sync(~0u, best, step);
-        if (other > value || (other == value && other_best < best)) value = other, best = other_best;
-      }
-      best = min(best, p.experts - 1);  // all NaN: the weights carry it on
-      if (lane == 0) ranked[best] = -INFINITY;
-      __syncwarp();
-    }
-    sum += score[best];
-    if (lane == 0) chosen[i] = best;
-  }
-  __syncwarp();
-  for (int i = lane; i < p.used; i += 32)
-    p.weights[static_cast<std::int64_t>(row) * p.used + i] = score[chosen[i]] / sum * p.scale;
+  choose_row(p, row, space, p.chosen + static_cast<std::int64_t>(row) * p.used, p.weights + static_cast<std::int64_t>(row) * p.used);
 }
 
 /// One value, however the matrix lies. Dims that leave one matrix of an expert tiled and another not are rare.
@@ -126,7 +104,8 @@ __device__ float matrix_value(const Matrix& m, std::int64_t index, std::int64_t 
   float v = 0;
   with_fragment_on_device(m.type, [&](auto fragment) {
     using F = decltype(fragment);
-    const StepPair pair = F::expand(F::piece(tile, lane, u), F::scales(F::head(tile, lane), m.pre), u, m.iq2->selectors);
+    const LaneTile own(tile, lane);
+    const StepPair pair = F::expand(F::piece(own, u), F::scales(F::head(own), m.pre), u, GlobalOctets{m.iq2->octets});
     const __half2 two = as_half2(pair.a[step][word]);
     v = k % 2 == 0 ? __low2float(two) : __high2float(two);
   });

@@ -52,6 +52,8 @@ Scratch carve_scratch(const BackendConfig& config, int multiprocessors, std::byt
   take(s.place_of, pairs);
   take(s.items, pairs / 64 + d.experts);
   take(s.item_count, 1);
+  take(s.ticket, 1);
+  // Other shapes than the usual take kHcSlices slices for many rows, too.
   take(s.hc_sums, rows * kHcSlices * kMaxHcSums);
   take(s.head_half, std::int64_t{config.max_logit_rows} * d.hidden);
   s.bytes = used;

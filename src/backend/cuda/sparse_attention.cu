@@ -356,6 +356,31 @@ struct FewSpace {
   float denominator[kFewHeads];
 };
 
+/// The norm of every head and the rotation of its last 64 values. Sixteen threads a head, 32 values each: four of every 64.
+__device__ void finish_queries(const float* q, std::int64_t position, const Attention& p, __half (&to)[kFewHeads][kKeyPitch]) {
+  const int head = threadIdx.x / 16;
+  const int own = threadIdx.x % 16 * 4;
+  float4 v[8];
+#pragma unroll
+  for (int j = 0; j < 8; ++j) v[j] = *reinterpret_cast<const float4*>(q + head * kTensorHeadDim + j * 64 + own);
+  float squares = 0;
+#pragma unroll
+  for (int j = 0; j < 8; ++j) squares += v[j].x * v[j].x + v[j].y * v[j].y + v[j].z * v[j].z + v[j].w * v[j].w;
+  for (int step = 8; step > 0; step /= 2) squares += __shfl_xor_sync(~0u, squares, step);
+  const float r = rsqrtf(squares / static_cast<float>(kTensorHeadDim) + p.eps);
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    v[j] = {v[j].x * r, v[j].y * r, v[j].z * r, v[j].w * r};
+    if (j == 7) {
+      rotate_pair(v[j].x, v[j].y, position, p.frequencies[own / 2]);
+      rotate_pair(v[j].z, v[j].w, position, p.frequencies[own / 2 + 1]);
+    }
+    const __half2 low = __halves2half2(to_half(v[j].x), to_half(v[j].y));
+    const __half2 high = __halves2half2(to_half(v[j].z), to_half(v[j].w));
+    *reinterpret_cast<uint2*>(&to[head][j * 64 + own]) = make_uint2(as_bits(low), as_bits(high));
+  }
+}
+
 /// Few rows: block (16 heads, row, split of the keys), so that many blocks share the work of one token. Warp w: for the
 /// scores keys 8 (w % 4) .. and dims 256 (w / 4) .., for the sums dims 64 w ... Leaves parts.
 __global__ void __launch_bounds__(kThreads) few_tensor_kernel(const Batch batch, const Attention p, int splits) {
@@ -375,10 +400,15 @@ __global__ void __launch_bounds__(kThreads) few_tensor_kernel(const Batch batch,
   const int last_group = groups * (static_cast<int>(blockIdx.z) + 1) / splits;
   KeyPiece piece;
   if (first_group < last_group) fetch(piece, keys, first_group * kKeysAtOnce + own_key, eighth, p.format);
-  const auto* q = reinterpret_cast<const uint4*>(p.q_half + (static_cast<std::int64_t>(row) * p.heads + first_head) * kTensorHeadDim);
+  const std::int64_t first_q = (static_cast<std::int64_t>(row) * p.heads + first_head) * kTensorHeadDim;
+  if (p.q_half == nullptr) {
+    finish_queries(p.q + first_q, batch.positions[row], p, space.q);
+  } else {
+    const auto* q = reinterpret_cast<const uint4*>(p.q_half + first_q);
 #pragma unroll
-  for (int i = thread; i < kFewHeads * kTensorHeadDim / 8; i += kThreads)
-    *reinterpret_cast<uint4*>(&space.q[i / 64][i % 64 * 8]) = q[i];
+    for (int i = thread; i < kFewHeads * kTensorHeadDim / 8; i += kThreads)
+      *reinterpret_cast<uint4*>(&space.q[i / 64][i % 64 * 8]) = q[i];
+  }
   if (thread < kFewHeads) {
     space.largest[thread] = -INFINITY;
     space.denominator[thread] = 0;
@@ -474,9 +504,9 @@ __global__ void __launch_bounds__(kThreads) few_tensor_kernel(const Batch batch,
 __global__ void __launch_bounds__(256) combine_kernel(const Batch batch, const Attention p, int splits) {
   const int head = blockIdx.x;
   const int row = blockIdx.y;
+  const float sink = p.sinks[head];
   wait_for_previous();
   const float* parts = p.parts + (static_cast<std::int64_t>(row) * p.heads + head) * splits * kPartFloats;
-  const float sink = p.sinks[head];
   float largest = sink;
   for (int s = 0; s < splits; ++s) largest = fmaxf(largest, parts[s * kPartFloats + kTensorHeadDim]);
   const int dim = threadIdx.x * 2;
@@ -511,6 +541,8 @@ std::size_t attention_scratch_floats(int heads, int head_dim, int multiprocessor
   // Splits are only made while all blocks fit on the card at once; a block leaves kTensorHeads parts.
   return static_cast<std::size_t>(std::max(multiprocessors, kSplitRows * heads / kTensorHeads)) * kTensorHeads * kPartFloats;
 }
+
+bool finishes_queries(const Attention& p, int rows) { return rows <= kSplitRows && fits_tensor_cores(p); }
 
 bool sparse_attention(const Batch& batch, const Attention& p, cudaStream_t stream) {
   if (!fits_tensor_cores(p)) {

@@ -10,7 +10,8 @@ namespace ds4::cuda {
 
 struct Attention {
   const float* q;      // [rows, heads, head_dim]
-  const __half* q_half;  // the same
+  const __half* q_half;  // the same; null: q is as multiplied, and the kernel for few rows finishes it (§2.5 steps 3-4)
+  float eps;             // of that
   const float* sinks;  // [heads]
   const float* frequencies;
   int pairs;
@@ -42,6 +43,8 @@ inline constexpr int kMaxSplits = 64;
 inline constexpr int kSplitRows = 16;
 
 std::size_t attention_scratch_floats(int heads, int head_dim, int multiprocessors);
+/// Whether q_half may be null.
+bool finishes_queries(const Attention& p, int rows);
 /// True when o_half was written.
 bool sparse_attention(const Batch& batch, const Attention& p, cudaStream_t stream);
 
