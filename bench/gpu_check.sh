@@ -3,6 +3,9 @@
 # checks or times them:
 #   bench/gpu_check.sh check    every op against the reference; a small full-size model, eager against replayed
 #   bench/gpu_check.sh time     prefill and decode of the full-size synthetic model, and its ops
+#   bench/gpu_check.sh sanitize  the shipped model under Compute Sanitizer
+#   bench/gpu_check.sh golden   golden sets, and 20 prompts against the CPU's exact path; needs the libraries of a full build
+#                               (CMAKE_PREFIX_PATH may say where)
 # Results go to ${OUT:-build/gpu/out}. Each part stays under nine minutes on one H200.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -11,7 +14,6 @@ mkdir -p "$out"
 export PATH=/usr/local/cuda/bin:$PATH
 
 build() {
-  local architecture
   architecture=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d .)
   [[ $architecture == 90 ]] && architecture=90a
   cmake -S . -B build/gpu -G Ninja -DCMAKE_BUILD_TYPE=Release -DDS4_CORE_ONLY=ON -DDS4_CUDA=ON \
@@ -36,8 +38,35 @@ timing() {
   nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv,noheader | tee "$out/card.txt"
   bench flash:43 --fill 2K,16K,64K,256K --gen-tokens 64 --csv "$out/decode.csv"
   bench flash:43 --ctx-start 4096 --ctx-max 16384 --step-incr 4096 --gen-tokens 0 --csv "$out/prefill.csv"
-  bench flash:43 --fill 2K --gen-tokens 32 --sequences 16 --csv "$out/decode16.csv"
+  local n
+  for n in 2 4 8 16; do bench flash:43 --fill 2K --gen-tokens 32 --sequences "$n" --csv "$out/decode$n.csv"; done
   bench flash:43 --ctx-start 4096 --ctx-max 4096 --gen-tokens 16 --ops --roof-gbps 4300 --roof-tflops 788
+}
+
+sanitize() {
+  local tool status=0
+  for tool in memcheck racecheck initcheck; do
+    echo "== $tool"
+    compute-sanitizer --tool "$tool" --error-exitcode 9 build/gpu/bin/ds4-conformance --device cuda --model models/ds4-nano.gguf --quick \
+      >"$out/$tool.log" 2>&1 || status=1
+    tail -3 "$out/$tool.log"
+  done
+  return $status
+}
+
+golden() {
+  cmake -S . -B build/gpu-full -G Ninja -DCMAKE_BUILD_TYPE=Release -DDS4_CUDA=ON \
+        -DDS4_CUDA_ARCHITECTURES="$architecture-real" >"$out/configure-full.log" 2>&1 || { tail -20 "$out/configure-full.log"; return 1; }
+  ninja -C build/gpu-full golden_test ds4 >"$out/build-full.log" 2>&1 || { grep -E 'error|FAILED' -A5 "$out/build-full.log" | head -60; return 1; }
+  local status=0 same=0 prompt text exact
+  DS4_GOLDEN_DEVICE=cuda build/gpu-full/bin/golden_test --gtest_brief=1 || status=1
+  while IFS= read -r prompt; do
+    text=$(build/gpu-full/bin/ds4 -m models/ds4-nano.gguf --backend cuda --kv f32 --temp 0 --nothink -n 48 -p "$prompt" 2>/dev/null)
+    exact=$(build/gpu-full/bin/ds4 -m models/ds4-nano.gguf --backend cpu --quality --kv f32 --temp 0 --nothink -n 48 -p "$prompt" 2>/dev/null)
+    if [[ $text == "$exact" && -n $text ]]; then same=$((same + 1)); else printf 'differs: %s\n  cuda: %s\n  cpu:  %s\n' "$prompt" "$text" "$exact"; fi
+  done <bench/prompts.txt
+  echo "$same of $(wc -l <bench/prompts.txt) prompts answered alike"
+  return $status
 }
 
 start=$SECONDS
@@ -46,5 +75,7 @@ echo "== built in $((SECONDS - start)) s"
 case ${1:-check} in
   check) check ;;
   time) timing ;;
-  *) echo "usage: bench/gpu_check.sh check|time" >&2; exit 2 ;;
+  sanitize) sanitize ;;
+  golden) golden ;;
+  *) echo "usage: bench/gpu_check.sh check|time|sanitize|golden" >&2; exit 2 ;;
 esac
