@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that a job needs and that are missing:
-#   install_packages.sh build|test|arm64|deep ...
+#   install_packages.sh build|test|arm64|deep|browser ...
 # Quick and offline when nothing is missing. Without root it only says what to run.
 set -euo pipefail
 
 declare -A packages=(
-  [build]="build-essential cmake ninja-build ccache lld nlohmann-json3-dev libcli11-dev libutf8proc-dev pkg-config libboost-dev"
+  [build]="build-essential cmake ninja-build ccache lld nlohmann-json3-dev libcli11-dev libutf8proc-dev pkg-config libboost-dev libssl-dev"
   [test]="libgtest-dev libgmock-dev librapidcheck-dev libpcre2-dev"
   [arm64]="g++-aarch64-linux-gnu qemu-user googletest libgtest-dev libgmock-dev"
+  [browser]="chromium fonts-dejavu-core"
   [deep]="clang-19 libclang-rt-19-dev clang-format-19 clang-tidy-19"
 )
 
 wanted=()
 for job in "${@:-build}"; do
   if [[ -z ${packages[$job]:-} ]]; then
-    echo "install_packages.sh: expected build, test, arm64 or deep, found '$job'" >&2
+    echo "install_packages.sh: expected build, test, arm64, deep or browser, found '$job'" >&2
     exit 2
   fi
   read -ra names <<<"${packages[$job]}"

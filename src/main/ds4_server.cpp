@@ -2,7 +2,10 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -15,6 +18,7 @@
 #include "cli/model_path.h"
 #include "server/app.h"
 #include "server/help.h"
+#include "server/system_service.h"
 
 namespace {
 
@@ -65,6 +69,8 @@ void add_network_options(CLI::App& app, Flags& flags) {
   auto& http = flags.options.http;
   app.add_option("--host", http.host);
   app.add_option("--port", http.port);
+  app.add_option("--tls-cert,--ssl-cert-file", http.tls_certificate);
+  app.add_option("--tls-key,--ssl-key-file", http.tls_key);
   app.add_option("--api-key", flags.options.gate.keys);
   app.add_option("--api-key-file", flags.key_file);
   app.add_flag("--no-api-key", flags.options.allow_keyless);
@@ -98,8 +104,18 @@ void add_service_options(CLI::App& app, Flags& flags) {
   app.add_option("--chdir", flags.chdir);
 }
 
+/// Was this option among the arguments, or did it come from a file?
+bool is_argument(const CLI::Option& option, const std::vector<std::string>& arguments) {
+  const auto named = [&](const std::string& argument) {
+    const std::string name = argument.substr(0, argument.find('='));
+    return (name.starts_with("--") && option.check_lname(name.substr(2))) ||
+           (name.size() > 1 && name[0] == '-' && name[1] != '-' && option.check_sname(name.substr(1, 1)));
+  };
+  return std::ranges::any_of(arguments, named);
+}
+
 /// Every option, its value and where it came from; keys are not shown.
-void print_config(const CLI::App& app) {
+void print_config(const CLI::App& app, const std::vector<std::string>& arguments) {
   for (const CLI::Option* option : app.get_options()) {
     const std::string name = option->get_lnames().empty() ? option->get_name() : option->get_lnames().front();
     if (name == "print-config" || name == "config") continue;
@@ -110,8 +126,12 @@ void print_config(const CLI::App& app) {
     }
     if (name == "api-key" && !value.empty()) value = "(hidden)";
     std::printf("%-34s %-24s %s\n", name.c_str(), value.empty() ? "-" : value.c_str(),
-                option->count() > 0 ? "given" : "default");
+                option->count() == 0               ? "default"
+                : is_argument(*option, arguments) ? "argument"
+                                                  : "config file");
   }
+  const char* key = std::getenv("DS4_API_KEY");
+  if (key != nullptr && *key != '\0') std::printf("%-34s %-24s %s\n", "DS4_API_KEY", "(hidden)", "environment");
 }
 
 ds4::Status read_keys(const std::string& path, std::vector<std::string>& keys) {
@@ -138,6 +158,16 @@ ds4::Status complete(Flags& flags, bool named) {
   options.http.limits.body = static_cast<std::uint64_t>(flags.max_body_mb) << 20;
   options.service.exact_replay = !flags.replay_off;
   if (flags.cors) options.gate.origins.emplace_back("*");
+  if (options.http.tls_certificate.empty() != options.http.tls_key.empty()) {
+    return ds4::Error{ds4::ErrorCode::kUsage, cat(options.http.tls_key.empty() ? "--tls-cert" : "--tls-key",
+                                                  ": expected both --tls-cert and --tls-key, found one of them")};
+  }
+  DS4_ASSIGN_OR_RETURN(const auto inherited, ds4::server::inherited_socket());
+  if (inherited) {
+    options.http.inherited_socket = inherited->socket;
+    options.http.host = inherited->host;
+    options.http.port = inherited->port;
+  }
   options.gate.loopback = ds4::server::is_loopback(options.http.host);
   if (!flags.key_file.empty()) DS4_RETURN_IF_ERROR(read_keys(flags.key_file, options.gate.keys));
   if (const char* key = std::getenv("DS4_API_KEY"); key != nullptr && *key != '\0') options.gate.keys.emplace_back(key);
@@ -148,18 +178,26 @@ ds4::Status complete(Flags& flags, bool named) {
   return {};
 }
 
-sigset_t stop_signals() {
+sigset_t our_signals() {
   sigset_t set;
   sigemptyset(&set);
   sigaddset(&set, SIGINT);
   sigaddset(&set, SIGTERM);
+  sigaddset(&set, SIGHUP);
   return set;
+}
+
+/// Waits for a signal that asks us to stop. SIGHUP does not, where there is a certificate to be read again.
+void wait_for_stop(const sigset_t& signals, ds4::server::App& app) {
+  int signal = 0;
+  do sigwait(&signals, &signal);
+  while (signal == SIGHUP && app.reload_tls());
 }
 
 /// Serves until a signal comes.
 int serve(ServerOptions options) {
   // All threads inherit the mask: only the waiting below sees these signals.
-  const sigset_t signals = stop_signals();
+  const sigset_t signals = our_signals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
 
@@ -169,15 +207,13 @@ int serve(ServerOptions options) {
   }
   std::atomic<bool> serving{false};
   std::thread waiter([&] {
-    int signal = 0;
-    sigwait(&signals, &signal);
+    wait_for_stop(signals, app);
     if (!serving) _exit(0);  // still loading: there is nothing to finish
     ds4::server::notify_system("STOPPING=1");
     std::thread([&app, signals] {
-      int second = 0;
-      sigwait(&signals, &second);
+      wait_for_stop(signals, app);
       app.hurry();
-      sigwait(&signals, &second);
+      wait_for_stop(signals, app);
       _exit(130);
     }).detach();
     app.drain();
@@ -195,10 +231,23 @@ int serve(ServerOptions options) {
   return 0;
 }
 
+/// Keys among the arguments: every user of the machine can read those of a process.
+void hide_keys(int argc, char** argv) {
+  constexpr std::string_view kFlag = "--api-key";
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view argument = argv[i];
+    const bool joined = argument.starts_with("--api-key=");
+    if (!joined && (argument != kFlag || i + 1 == argc)) continue;
+    char* key = joined ? argv[i] + kFlag.size() + 1 : argv[++i];
+    std::memset(key, '*', std::strlen(key));
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   std::vector<std::string> given(argv + 1, argv + argc);
+  hide_keys(argc, argv);
   for (std::size_t i = 0; i < given.size(); ++i) {
     if (given[i] == "-h" || given[i] == "--help") {
       const std::string topic = i + 1 < given.size() && !given[i + 1].starts_with('-') ? given[i + 1] : "";
@@ -228,7 +277,7 @@ int main(int argc, char** argv) {
     return fail(error.what());
   }
   if (flags.print_config) {
-    print_config(app);
+    print_config(app, given);
     return 0;
   }
   if (const ds4::Status status = complete(flags, app.count("--model-id") > 0); !status.ok()) {

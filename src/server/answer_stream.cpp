@@ -12,6 +12,7 @@ using Kind = AnswerEvent::Kind;
 constexpr std::string_view kBlockOpening = "\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke";
 constexpr std::string_view kBlockClosing = "\n</｜DSML｜tool_calls>";
 constexpr std::string_view kPlainClosing = "\n</tool_calls>";
+constexpr const char* kForcedFailed = "the model did not write the tool call that was asked for to its end";
 
 }  // namespace
 
@@ -62,6 +63,7 @@ std::vector<TokenId> AnswerStream::tokens_of(std::string_view text, bool ours) c
 
 Verdict AnswerStream::token(const TokenEvent& event) {
   Verdict verdict;
+  if (setup_.tokens != nullptr) ++*setup_.tokens;
   if (setup_.tokenizer != nullptr && setup_.tokenizer->is_added(event.token)) {
     markers_.emplace_back(said_.size(), event.bytes.size());
   }
@@ -141,13 +143,14 @@ void AnswerStream::block_end(Verdict& verdict) {
   verdict.stop = true;
 }
 
-/// Calls that a client has already seen cannot be taken back; others become what they are, text.
+/// Calls that a client has already seen cannot be taken back; others become what they are, text. A call that was asked for
+/// is never text: its beginning is ours, not the model's.
 void AnswerStream::block_failed(const chat::Event& event, Verdict& verdict) {
   held_calls_.clear();
   calls_.clear();
-  if (calls_shown_) {
+  if (calls_shown_ || forced_) {
     ending_ = Ending::kError;
-    problem_ = "the model began a tool call and did not write it to the end";
+    problem_ = forced_ ? kForcedFailed : "the model began a tool call and did not write it to the end";
     verdict.stop = true;
   } else if (event.reasoning) {
     reasoning_ += event.text;
@@ -192,8 +195,11 @@ void AnswerStream::done(const Finish& finish) {
   const bool complete = ending_ != Ending::kStop;  // decided by what was said
   const bool cut = finish.reason == FinishReason::kMaxTokens || finish.reason == FinishReason::kContextFull;
   if (!complete && finish.reason != FinishReason::kFailed && finish.reason != FinishReason::kCancelled) {
-    if (cut && parser_.in_tool_block() && calls_shown_) {
+    if (cut && (forced_ || (parser_.in_tool_block() && calls_shown_))) {
       ending_ = Ending::kLength;  // an unfinished call, as the client can see
+    } else if (forced_) {
+      ending_ = Ending::kError;
+      problem_ = kForcedFailed;
     } else {
       if (setup_.plain) {
         std::string characters;
@@ -207,6 +213,7 @@ void AnswerStream::done(const Finish& finish) {
       if (cut && ending_ == Ending::kStop) ending_ = Ending::kLength;
     }
   }
+  if (setup_.on_complete) setup_.on_complete(said_);
   AnswerEvent end;
   end.kind = Kind::kEnd;
   end.ending = ending_;

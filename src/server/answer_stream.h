@@ -3,6 +3,7 @@
 // not block.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <string>
 #include <utility>
@@ -34,6 +35,8 @@ class AnswerStream final : public Listener {
     std::vector<std::string> stop;
     std::string call_prefix = "call_";
     std::function<void(AnswerEvent)> emit;
+    std::atomic<std::uint64_t>* tokens = nullptr;           // counts every token, where there is one
+    std::function<void(std::string_view raw)> on_complete;  // all that was sampled, before the last event; may be empty
     std::function<void(std::int64_t done, std::int64_t total)> on_progress;  // may be empty
   };
 

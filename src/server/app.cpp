@@ -1,22 +1,17 @@
 #include "server/app.h"
 
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
-
 #include <chrono>
-#include <cstdlib>
-#include <cstring>
 #include <thread>
 
 #include "base/text.h"
 #include "server/random_id.h"
 #include "server/script.h"
+#include "server/web_page.h"
 
 namespace ds4::server {
 
 enum class Action {
-  kRoot,
+  kPage,
   kHealth,
   kMetrics,
   kModels,
@@ -50,12 +45,17 @@ Dialect dialect_of(std::string_view path) {
   return path == "/v1/completions" ? Dialect::kCompletions : Dialect::kChat;
 }
 
-bool is_json(std::string_view type) {
+/// JSON under its own name, or under the one that `curl -d` and its like give to everything. A page may send those other
+/// names to any server without asking it first, so from what may be a page only the right one counts.
+bool is_json(const HttpRequest& request) {
+  std::string_view type = request.header("content-type");
   type = type.substr(0, type.find(';'));
   while (type.ends_with(' ')) type.remove_suffix(1);
   std::string lower(type);
   for (char& c : lower) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c);
-  return lower == "application/json";
+  if (lower == "application/json") return true;
+  const bool usual = lower.empty() || lower == "application/x-www-form-urlencoded" || lower == "text/plain";
+  return usual && !may_be_page(request);
 }
 
 std::string request_id(std::string_view given) {
@@ -69,7 +69,8 @@ std::string request_id(std::string_view given) {
 
 const App::Route* App::find_route(std::string_view path) {
   static constexpr Route kRoutes[] = {
-      {"/", Action::kRoot, false, true, false},
+      {"/", Action::kPage, false, true, false},
+      {"/web", Action::kPage, false, true, true},
       {"/health", Action::kHealth, false, true, false},
       {"/metrics", Action::kMetrics, false, false, false},
       {"/props", Action::kProps, false, false, false},
@@ -115,7 +116,9 @@ Status App::listen() {
                [this](HttpRequest request, std::shared_ptr<Exchange> exchange) {
                  handle(std::move(request), std::move(exchange));
                });
-  log_.info("listening", {{"host", options_.http.host}, {"port", cat(http_->port())}});
+  log_.info("listening", {{"host", options_.http.host},
+                          {"port", cat(http_->port())},
+                          {"tls", options_.http.tls_certificate.empty() ? "no" : "yes"}});
   return {};
 }
 
@@ -143,6 +146,7 @@ Status App::start_worker(ModelFile file) {
     if (options_.engine.context > 0) scripted.context = options_.engine.context;
     scripted.sessions = worker.parallel = options_.parallel > 0 ? options_.parallel : kMostParallel;
     worker.points = worker.parallel * options_.resume_points;
+    metrics_.set_limits(worker.parallel, worker.points);
     scripted_file_.emplace(std::move(file));
     scripted_ = std::make_unique<ScriptedModel>(*scripted_file_->tokenizer, std::move(rules), scripted);
     worker_ = std::make_unique<Worker>(*scripted_, &*scripted_file_->tokenizer, worker);
@@ -161,6 +165,7 @@ Status App::start_worker(ModelFile file) {
   if (options_.warm_weights) DS4_RETURN_IF_ERROR(engine_->warm_weights(nullptr, nullptr));
   worker.parallel = engine.sessions;
   worker.points = engine.sessions * engine.snapshots;
+  metrics_.set_limits(worker.parallel, worker.points);
   worker_ = std::make_unique<Worker>(engine_->token_model(), engine_->tokenizer(), worker);
   return {};
 }
@@ -203,7 +208,7 @@ std::optional<HttpReply> App::check(HttpRequest& request) {
     reply.headers.emplace_back("Allow", route->post ? "POST, OPTIONS" : "GET, HEAD, OPTIONS");
     return reply;
   }
-  if (route->post && !is_json(request.header("content-type"))) {
+  if (route->post && !is_json(request)) {
     HttpReply reply = refuse_with(ApiError::kInvalid, "Content-Type: expected application/json");
     reply.status = 415;
     return reply;
@@ -286,8 +291,7 @@ void App::run_task(const Route& route, const HttpRequest& request, const std::sh
 
 HttpReply App::answer(const Route& route, const HttpRequest& request) {
   switch (route.action) {
-    case Action::kRoot:
-      return {200, "text/plain; charset=utf-8", "ds4-server: see /health, /v1/models, /metrics\n", {}};
+    case Action::kPage: return web_page(request);
     case Action::kHealth: return health();
     case Action::kMetrics:
       return {200,
@@ -304,6 +308,14 @@ HttpReply App::answer(const Route& route, const HttpRequest& request) {
     case Action::kCountTokens: return service_->count_tokens(request);
     default: return {404, "text/plain", "", {}};
   }
+}
+
+bool App::reload_tls() {
+  if (options_.http.tls_certificate.empty()) return false;
+  const Status status = http_->reload_tls();
+  if (status.ok()) log_.info("certificate", {{"file", options_.http.tls_certificate}});
+  else log_.warn("certificate", {{"problem", status.error().message}});
+  return true;
 }
 
 void App::drain() {
@@ -324,24 +336,6 @@ void App::drain() {
   const auto flushed = Clock::now() + std::chrono::seconds(hurry_ ? 0 : 2);
   while (http_->counts().open > 0 && Clock::now() < flushed) std::this_thread::sleep_for(std::chrono::milliseconds(20));
   log_.info("stopped", {});
-}
-
-void notify_system(std::string_view state) {
-  const char* path = std::getenv("NOTIFY_SOCKET");
-  if (path == nullptr || (path[0] != '/' && path[0] != '@')) return;
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  const std::size_t length = std::strlen(path);
-  if (length >= sizeof address.sun_path) return;
-  std::memcpy(address.sun_path, path, length);
-  if (path[0] == '@') address.sun_path[0] = '\0';
-  const int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-  if (fd < 0) return;
-  const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + length);
-  const auto ignored =
-      sendto(fd, state.data(), state.size(), MSG_NOSIGNAL, reinterpret_cast<sockaddr*>(&address), size);
-  static_cast<void>(ignored);
-  close(fd);
 }
 
 }  // namespace ds4::server

@@ -29,6 +29,9 @@ class App {
   /// Makes drain() end running answers at once.
   void hurry() { hurry_ = true; }
 
+  /// Reads the certificate again; false when there is none. Any thread, after listen().
+  bool reload_tls();
+
   std::uint16_t port() const;
 
  private:
@@ -61,8 +64,5 @@ class App {
   std::atomic<bool> hurry_{false};
   std::atomic<std::size_t> waiting_bytes_{0};  // of bodies at the request threads
 };
-
-/// Tells systemd about the state of the service, if it asked to be told.
-void notify_system(std::string_view state);
 
 }  // namespace ds4::server

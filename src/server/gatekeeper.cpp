@@ -47,6 +47,14 @@ bool is_loopback_v4(std::string_view text) {
 
 }  // namespace
 
+bool may_be_page(const HttpRequest& request) {
+  return std::ranges::any_of(request.headers, [](const auto& header) {
+    const auto& [name, value] = header;
+    return name == "origin" || name == "referer" || name == "cookie" || name.starts_with("sec-") ||
+           (name == "user-agent" && value.find("Mozilla") != std::string::npos);
+  });
+}
+
 bool is_loopback(std::string_view address) {
   return address == "localhost" || address == "::1" || is_loopback_v4(address);
 }

@@ -39,6 +39,9 @@ class Gatekeeper {
   std::vector<std::pair<std::uint64_t, std::uint64_t>> digests_;  // of the keys
 };
 
+/// Might a page in a browser have caused this request? Browsers say so in one of several ways, programs do not.
+bool may_be_page(const HttpRequest& request);
+
 /// Is this address of the machine itself?
 bool is_loopback(std::string_view address);
 

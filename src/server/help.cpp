@@ -11,6 +11,7 @@ constexpr std::string_view kOverview =
 
   ds4-server                        serve ./ds4flash.gguf on http://127.0.0.1:8000
   ds4-server -m FILE -c 131072      another model, a longer context
+  http://127.0.0.1:8000             in a browser: a chat, and how the server is doing
   curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \
        -d '{"messages":[{"role":"user","content":"Why is the sky blue?"}]}'
 
@@ -36,6 +37,7 @@ constexpr std::string_view kApi = R"(What is served
   GET  /health                  503 while loading or stopping, then 200; needs no key
   GET  /metrics                 for Prometheus
   GET  /props  POST /tokenize  POST /detokenize
+  GET  /                        a web page: chat, and the server's numbers as graphs
 Any model name is accepted; "deepseek-chat" answers without thinking, "deepseek-reasoner" with it.
 A field that would change the answer and is not served is an error that names it; others are
 ignored and logged once.
@@ -45,13 +47,21 @@ constexpr std::string_view kNetwork = R"(Network
   --host ADDRESS        address to listen on [127.0.0.1]
   --port N              [8000]; 0 takes a free one and logs it
   --api-key KEY         accept this key, as bearer token or x-api-key; may be given several times.
-                        Other users of the machine can see it: prefer the next two
+                        Your shell remembers it: prefer the next two
   --api-key-file FILE   keys, one a line          DS4_API_KEY   a key in the environment
   --no-api-key          listen beyond loopback without any key
+  --tls-cert FILE       speak HTTPS with this certificate and its chain (PEM), TLS 1.2 or newer
+  --tls-key FILE        its key (PEM, no passphrase); SIGHUP reads both again
+                        (--ssl-cert-file and --ssl-key-file are llama-server's names for them)
   --allow-host NAME     serve requests for this Host, besides localhost and 127.0.0.1; "*" for any
   --cors-origin ORIGIN  pages of this origin may call; --cors for any
   --max-connections N   [1024]   --max-body-mb N   [16]
   --keepalive-seconds S a stream never stays silent longer [5]
+  --head-seconds S  --body-seconds S  --idle-seconds S
+                        how long a request's head and body may take [10, 10 and a second more for
+                        each 64 KiB], and how long a connection may wait for the next one [75]
+A socket from systemd (a .socket unit with ListenStream=ADDRESS:PORT) takes the place of --host and
+--port, and the same rules hold for its address.
 )";
 
 constexpr std::string_view kModel = R"(Model and memory
@@ -80,7 +90,7 @@ greedily, their text as the request says.
 constexpr std::string_view kRequests = R"(Requests
   --max-queue N         requests that may wait [64]; one more gets a 429
   --drain-seconds S     time for running answers after SIGTERM [30]
-  --trace FILE          append requests, prompts and answers, readable
+  --trace FILE          append requests, settings, prompts, sampled text and answers, readable
   --quiet               no log lines
 )";
 
@@ -96,6 +106,7 @@ constexpr std::string_view kTesting = R"(Testing clients
                         {"rules": [{"when": "text of the last turn", "reasoning": "...", "reply": "...",
                                     "token_ms": 0, "prompt_ms": 0, "fail_at": 10}]}
                         The first rule whose "when" occurs in the last turn is taken.
+  --help man            this help as a manual page
   --print-config        every option, its value and where it came from
   --config FILE         options from a file, one "name=value" a line
 )";
@@ -109,6 +120,39 @@ constexpr std::pair<std::string_view, std::string_view> kTopics[] = {
     {"api", kApi},           {"network", kNetwork}, {"model", kModel},     {"sampling", kSampling},
     {"requests", kRequests}, {"tools", kTools},     {"testing", kTesting}, {"status", kStatus}};
 
+/// A text as it is, for a manual page.
+std::string verbatim(std::string_view text) {
+  std::string out = ".nf\n";
+  bool begins = true;
+  for (const char c : text) {
+    if (begins && (c == '.' || c == '\'')) out += "\\&";
+    if (c == '\\') out += "\\e";
+    else if (c == '-') out += "\\-";
+    else out += c;
+    begins = c == '\n';
+  }
+  return out + ".fi\n";
+}
+
+std::string upper(std::string_view text) {
+  std::string out(text);
+  for (char& c : out) c = static_cast<char>(c >= 'a' && c <= 'z' ? c - 32 : c);
+  return out;
+}
+
+/// The manual page is the help: a section per topic, under the heading that its first line is.
+std::string manual_page() {
+  std::string page =
+      ".TH DS4\\-SERVER 1\n.SH NAME\nds4\\-server \\- DeepSeek V4 behind the APIs of OpenAI and Anthropic\n"
+      ".SH SYNOPSIS\n.B ds4\\-server\n[\\fIOPTION\\fR]...\n.SH DESCRIPTION\n";
+  page += verbatim(kOverview.substr(kOverview.find("\n\n") + 2));
+  for (const auto& [name, text] : kTopics) {
+    const std::size_t end = text.find('\n');
+    page += ".SH " + upper(text.substr(0, end)) + "\n" + verbatim(text.substr(end + 1));
+  }
+  return page;
+}
+
 }  // namespace
 
 std::optional<std::string> help(std::string_view topic) {
@@ -120,6 +164,7 @@ std::optional<std::string> help(std::string_view topic) {
     all += text;
   }
   if (topic == "all") return all;
+  if (topic == "man") return manual_page();
   return std::nullopt;
 }
 

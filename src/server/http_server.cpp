@@ -6,6 +6,7 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/post.hpp>
+#include <boost/asio/ssl/stream.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/write.hpp>
 #include <chrono>
@@ -14,6 +15,7 @@
 #include <unordered_set>
 
 #include "base/text.h"
+#include "server/tls.h"
 
 namespace ds4::server {
 
@@ -39,7 +41,8 @@ class Server;
 
 class Connection final : public std::enable_shared_from_this<Connection> {
  public:
-  Connection(Server& server, Tcp::socket socket);
+  /// `tls`: may be null, for a connection in the clear.
+  Connection(Server& server, Tcp::socket socket, const std::shared_ptr<asio::ssl::context>& tls);
   void start();
   void tick(Clock::time_point now);
   void close();
@@ -54,8 +57,9 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   void on_silence(std::uint64_t request, std::function<void()> callback);
 
  private:
-  enum class State { kReading, kAnswering, kStreaming, kClosing, kClosed };
+  enum class State { kShakingHands, kReading, kAnswering, kStreaming, kClosing, kClosed };
 
+  void shake_hands();
   void read();
   void process();
   bool head_read();
@@ -63,6 +67,7 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   void fail(int status, const std::string& problem);
   void write(std::string bytes);
   void write_next();
+  void finish_sending();
   void answered();
   void next_request();
   std::string head_text(const HttpReply& reply, std::string_view framing, bool closes) const;
@@ -70,6 +75,7 @@ class Connection final : public std::enable_shared_from_this<Connection> {
 
   Server& server_;
   Tcp::socket socket_;
+  std::optional<asio::ssl::stream<Tcp::socket&>> tls_;
   State state_ = State::kReading;
   std::string in_;
   char block_[kReadBlock];
@@ -88,6 +94,7 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   std::deque<std::string> out_;
   std::size_t out_bytes_ = 0;
   bool writing_ = false;
+  bool told_ = false;  // TLS: that nothing more will come
   Clock::time_point read_deadline_ = Clock::time_point::max(), write_deadline_ = Clock::time_point::max();
   Clock::time_point body_began_, last_sent_;
 };
@@ -141,7 +148,16 @@ class Server final : public HttpServer {
   ~Server() override { stop(); }
 
   Status bind() {
+    DS4_RETURN_IF_ERROR(reload_tls());
     ErrorCodeBoost error;
+    if (options_.inherited_socket >= 0) {
+      const bool six = asio::ip::make_address(options_.host, error).is_v6();
+      if (!error) acceptor_.assign(six ? Tcp::v6() : Tcp::v4(), options_.inherited_socket, error);
+      if (!error) acceptor_.non_blocking(true, error);
+      if (error) return Error{ErrorCode::kUsage, cat("the socket that was handed over: ", error.message())};
+      port_ = options_.port;
+      return {};
+    }
     const auto address = asio::ip::make_address(options_.host == "localhost" ? "127.0.0.1" : options_.host, error);
     const auto refuse = [&](std::string_view what) {
       return Error{ErrorCode::kUsage,
@@ -166,10 +182,24 @@ class Server final : public HttpServer {
     tick();
     thread_ = std::thread([this] {
       pthread_setname_np(pthread_self(), "ds4-http");
-      io_.run();
+      while (true) {
+        try {
+          io_.run();
+          return;
+        } catch (const std::exception&) {
+          // Out of memory, for one connection: it will be closed when its time is up.
+        }
+      }
     });
   }
   void drain() override { draining_ = true; }
+  Status reload_tls() override {
+    if (options_.tls_certificate.empty()) return {};
+    DS4_ASSIGN_OR_RETURN(auto made, make_tls(options_.tls_certificate, options_.tls_key));
+    const std::lock_guard lock(tls_mutex_);
+    tls_ = std::move(made);
+    return {};
+  }
   void stop() override {
     asio::post(io_, [this] {
       ErrorCodeBoost ignored;
@@ -210,7 +240,7 @@ class Server final : public HttpServer {
       ++accepted_;
       ErrorCodeBoost ignored;
       socket.set_option(Tcp::no_delay(true), ignored);
-      auto connection = std::make_shared<Connection>(*this, std::move(socket));
+      auto connection = std::make_shared<Connection>(*this, std::move(socket), tls());
       connections_.insert(connection);
       open_ = static_cast<std::int64_t>(connections_.size());
       if (open_ > options_.max_connections) {
@@ -221,6 +251,11 @@ class Server final : public HttpServer {
       }
       accept();
     });
+  }
+
+  std::shared_ptr<asio::ssl::context> tls() {
+    const std::lock_guard lock(tls_mutex_);
+    return tls_;
   }
 
   void tick() {
@@ -234,6 +269,8 @@ class Server final : public HttpServer {
   }
 
   HttpOptions options_;
+  std::mutex tls_mutex_;  // guards tls_
+  std::shared_ptr<asio::ssl::context> tls_;
   asio::io_context io_{1};
   Tcp::acceptor acceptor_;
   asio::steady_timer timer_, retry_;
@@ -248,14 +285,30 @@ class Server final : public HttpServer {
   std::thread thread_;
 };
 
-Connection::Connection(Server& server, Tcp::socket socket) : server_(server), socket_(std::move(socket)) {}
+Connection::Connection(Server& server, Tcp::socket socket, const std::shared_ptr<asio::ssl::context>& tls)
+    : server_(server), socket_(std::move(socket)) {
+  if (tls) tls_.emplace(socket_, *tls);  // OpenSSL keeps what it needs of the context
+}
 
 void Connection::start() {
+  if (tls_) return shake_hands();
   next_request();
   read();
 }
 
+void Connection::shake_hands() {
+  state_ = State::kShakingHands;
+  read_deadline_ = Clock::now() + time_of(server_.options().head_seconds);
+  tls_->async_handshake(asio::ssl::stream_base::server, [self = shared_from_this()](ErrorCodeBoost error) {
+    if (self->state_ == State::kClosed) return;
+    if (error) return self->close();
+    self->next_request();
+    self->read();
+  });
+}
+
 void Connection::refuse(const HttpReply& reply) {
+  if (tls_) return close();  // shaking hands first is work, and there is too much of it
   close_after_ = true;
   write(head_text(reply, cat("Content-Length: ", reply.body.size(), "\r\n"), true) + reply.body);
   answered();
@@ -277,7 +330,7 @@ void Connection::read() {
   const bool waits = state_ == State::kAnswering || state_ == State::kStreaming;
   if (waits && in_.size() >= kReadAhead) return;
   reading_ = true;
-  socket_.async_read_some(asio::buffer(block_), [self = shared_from_this()](ErrorCodeBoost error, std::size_t count) {
+  auto came = [self = shared_from_this()](ErrorCodeBoost error, std::size_t count) {
     self->reading_ = false;
     if (self->state_ == State::kClosed) return;
     if (error) return self->close();  // the client is gone, or has nothing more to say: nobody listens any more
@@ -289,7 +342,9 @@ void Connection::read() {
       self->process();
     }
     self->read();
-  });
+  };
+  if (tls_) tls_->async_read_some(asio::buffer(block_), std::move(came));
+  else socket_.async_read_some(asio::buffer(block_), std::move(came));
 }
 
 void Connection::process() {
@@ -361,7 +416,8 @@ std::string Connection::head_text(const HttpReply& reply, std::string_view frami
 void Connection::reply(std::uint64_t request, HttpReply reply) {
   if (!current(request) || state_ != State::kAnswering) return;
   close_after_ = close_after_ || !keep_alive_ || server_.draining();
-  const std::string framing = reply.status == 204 ? "" : cat("Content-Length: ", reply.body.size(), "\r\n");
+  const bool bare = reply.status == 204 || reply.status == 304;
+  const std::string framing = bare ? "" : cat("Content-Length: ", reply.body.size(), "\r\n");
   std::string out = head_text(reply, framing, close_after_);
   if (!head_only_) out += reply.body;
   write(std::move(out));
@@ -430,30 +486,43 @@ void Connection::write(std::string bytes) {
 void Connection::write_next() {
   if (out_.empty()) {
     write_deadline_ = Clock::time_point::max();
-    if (state_ == State::kClosing) {
-      ErrorCodeBoost ignored;
-      socket_.shutdown(Tcp::socket::shutdown_send, ignored);
-      read_deadline_ = Clock::now() + time_of(kLinger);
-    }
+    if (state_ == State::kClosing) finish_sending();
     return;
   }
   writing_ = true;
   write_deadline_ = Clock::now() + time_of(server_.options().write_seconds);
-  socket_.async_write_some(asio::buffer(out_.front()),
-                           [self = shared_from_this()](ErrorCodeBoost error, std::size_t count) {
-                             self->writing_ = false;
-                             if (self->state_ == State::kClosed) return;
-                             if (error) return self->close();
-                             self->out_bytes_ -= count;
-                             self->out_.front().erase(0, count);
-                             if (self->out_.front().empty()) self->out_.pop_front();
-                             self->write_next();
-                           });
+  auto gone = [self = shared_from_this()](ErrorCodeBoost error, std::size_t count) {
+    self->writing_ = false;
+    if (self->state_ == State::kClosed) return;
+    if (error) return self->close();
+    self->out_bytes_ -= count;
+    self->out_.front().erase(0, count);
+    if (self->out_.front().empty()) self->out_.pop_front();
+    self->write_next();
+  };
+  if (tls_) tls_->async_write_some(asio::buffer(out_.front()), std::move(gone));
+  else socket_.async_write_some(asio::buffer(out_.front()), std::move(gone));
+}
+
+/// Everything is out: the client is told, and has a moment to take it in.
+void Connection::finish_sending() {
+  read_deadline_ = Clock::now() + time_of(kLinger);
+  const auto shut = [self = shared_from_this()](ErrorCodeBoost) {
+    ErrorCodeBoost ignored;
+    if (self->state_ != State::kClosed) self->socket_.shutdown(Tcp::socket::shutdown_send, ignored);
+  };
+  if (!tls_) return shut({});
+  // A second shutdown of the same stream would be a bug in it.
+  if (!std::exchange(told_, true)) tls_->async_shutdown(shut);
 }
 
 void Connection::tick(Clock::time_point now) {
   const HttpOptions& options = server_.options();
   if (now >= write_deadline_) {
+    server_.count_timeout();
+    return close();
+  }
+  if (state_ == State::kShakingHands && now >= read_deadline_) {
     server_.count_timeout();
     return close();
   }

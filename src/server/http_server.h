@@ -47,6 +47,8 @@ struct HttpOptions {
   double write_seconds = 30;               // without any progress
   std::size_t stream_buffer = 256 * 1024;  // of a reader that does not keep up
   double keepalive_seconds = 5;
+  std::string tls_certificate, tls_key;  // PEM files, both or none: HTTPS in place of HTTP
+  int inherited_socket = -1;             // listens already; host and port are its own
 };
 
 struct HttpCounts {
@@ -68,6 +70,8 @@ class HttpServer {
   virtual void start(Check check, Handle handle) = 0;
   /// From now on every answer closes its connection, and idle connections are closed.
   virtual void drain() = 0;
+  /// Reads certificate and key again, for connections to come. After a failure the old ones stay.
+  virtual Status reload_tls() = 0;
   /// Closes everything and joins the thread.
   virtual void stop() = 0;
   virtual std::uint16_t port() const = 0;

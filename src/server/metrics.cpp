@@ -73,12 +73,14 @@ std::string Metrics::text(const WorkerStats& worker, const HttpCounts& http, boo
   one(out, "ds4_requests_waiting", "gauge", "Requests in the queue.", worker.queued);
   one(out, "ds4_requests_running", "gauge", "Requests in work.", worker.active);
   one(out, "ds4_resume_points", "gauge", "KV states kept for prompts to come.", worker.points);
+  one(out, "ds4_resume_points_limit", "gauge", "Most KV states kept.", points_);
+  one(out, "ds4_parallel", "gauge", "Most requests in work at once.", parallel_);
   const auto number = [](std::uint64_t value) { return static_cast<double>(value); };
   one(out, "ds4_generations_total", "counter", "Requests taken into the queue.", number(worker.requests));
   one(out, "ds4_prompt_tokens_total", "counter", "Prompt tokens computed.", number(worker.prompt_tokens));
   one(out, "ds4_cached_tokens_total", "counter", "Prompt tokens that were already there.",
-      number(worker.cached_tokens));
-  one(out, "ds4_answer_tokens_total", "counter", "Tokens of answers.", number(worker.answer_tokens));
+      number(cached_tokens_));
+  one(out, "ds4_answer_tokens_total", "counter", "Tokens of answers.", number(answer_tokens_));
   one(out, "ds4_passes_total", "counter", "Forward passes.", number(worker.passes));
   one(out, "ds4_connections", "gauge", "Open connections.", static_cast<double>(http.open));
   one(out, "ds4_connections_total", "counter", "Connections accepted.", number(http.accepted));

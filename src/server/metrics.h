@@ -35,9 +35,19 @@ class Metrics {
   Metrics();
   void count_reply(std::string_view route, int status);
   void count_answer(const Usage& usage, Ending ending);
+  /// What the worker may hold at once, for those who draw a share of it.
+  void set_limits(int parallel, int points) {
+    parallel_ = parallel;
+    points_ = points;
+  }
+  /// Counted while answers are written, where the worker counts when they end.
+  std::atomic<std::uint64_t>& answer_tokens() { return answer_tokens_; }
+  void count_cached(std::int64_t tokens) { cached_tokens_ += static_cast<std::uint64_t>(tokens); }
   std::string text(const WorkerStats& worker, const HttpCounts& http, bool ready) const;
 
  private:
+  std::atomic<int> parallel_{0}, points_{0};
+  std::atomic<std::uint64_t> answer_tokens_{0}, cached_tokens_{0};
   mutable std::mutex mutex_;
   std::map<std::pair<std::string, int>, std::uint64_t> replies_;
   std::map<Ending, std::uint64_t> endings_;

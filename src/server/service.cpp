@@ -39,6 +39,19 @@ std::string_view name_of(Ending ending) {
   return "?";
 }
 
+/// What was asked for, as it was understood, with the defaults filled in.
+std::string describe(const GenerationRequest& asked, const Request& request) {
+  constexpr const char* kUses[] = {"auto", "none", "required", "named"};
+  const Sampling& sampling = request.sampling;
+  std::string stops;
+  for (const std::string& stop : asked.stop) stops += cat(" \"", escaped(stop), "\"");
+  return cat("model ", escaped(asked.model), "\nprompt ", request.prompt.tokens.size(), " tokens, answer at most ",
+             request.max_tokens, "\ntools ", asked.tool_names.size(), ", ", kUses[static_cast<int>(asked.tool_use)], " ",
+             escaped(asked.tool_name), "\ntemperature ", sampling.temperature, ", top_p ", sampling.top_p, ", top_k ",
+             sampling.top_k, ", min_p ", sampling.min_p, ", seed ", sampling.seed, "\nstop", stops,
+             asked.stream ? "\nstreamed\n" : "\nwhole\n");
+}
+
 std::string milliseconds(double seconds) { return cat(static_cast<std::int64_t>(seconds * 1e3)); }
 
 constexpr const char* kStreamType = "text/event-stream; charset=utf-8";
@@ -63,24 +76,33 @@ class Service::Generation : public std::enable_shared_from_this<Generation> {
 
   /// An answer that cannot be put into words ends its connection; the engine's thread goes on.
   void take(AnswerEvent event) {
+    guarded([&] { this->event(std::move(event)); });
+  }
+
+  void silence() {
+    guarded([&] {
+      if (!writer_) return;
+      begin();
+      exchange_->send(writer_->keepalive());
+    });
+  }
+
+ private:
+  template <typename Action>
+  void guarded(Action action) {
+    const std::lock_guard lock(mutex_);
+    if (broken_) return;
     try {
-      this->event(std::move(event));
+      action();
     } catch (const std::exception& failure) {
+      broken_ = true;
       service_.log_.warn("failure", {{"id", id_}, {"what", failure.what()}});
       exchange_->abandon();
     }
   }
 
-  void silence() {
-    const std::lock_guard lock(mutex_);
-    if (!writer_) return;
-    begin();
-    exchange_->send(writer_->keepalive());
-  }
-
- private:
   void event(AnswerEvent event) {
-    const std::lock_guard lock(mutex_);
+    if (event.kind == AnswerEvent::Kind::kBegin) service_.metrics_.count_cached(event.usage.cached_tokens);
     if (service_.trace_.on()) trace(event);
     const bool ends = event.kind == AnswerEvent::Kind::kEnd;
     if (ends) account(event);
@@ -154,6 +176,7 @@ class Service::Generation : public std::enable_shared_from_this<Generation> {
   std::mutex mutex_;
   std::unique_ptr<StreamWriter> writer_;  // null: the answer goes out as a whole
   bool begun_ = false;
+  bool broken_ = false;
   Answer answer_, traced_;
 };
 
@@ -276,12 +299,16 @@ Request Service::request_for(const GenerationRequest& asked, Prepared prepared) 
 }
 
 void Service::generate(Dialect dialect, const HttpRequest& http, std::shared_ptr<Exchange> exchange, Headers headers) {
-  auto parsed = read(dialect, http);
-  if (const auto* error = std::get_if<ErrorInfo>(&parsed)) return exchange->reply(failure(dialect, *error, headers));
-  GenerationRequest& asked = std::get<GenerationRequest>(parsed);
   trace_.write(http.id, cat("request ", name_of(dialect)), http.body);
+  const auto refuse = [&](const ErrorInfo& error) {
+    trace_.write(http.id, "refused", error.message);
+    exchange->reply(failure(dialect, error, headers));
+  };
+  auto parsed = read(dialect, http);
+  if (const auto* error = std::get_if<ErrorInfo>(&parsed)) return refuse(*error);
+  GenerationRequest& asked = std::get<GenerationRequest>(parsed);
   Outcome outcome = prepare(asked);
-  if (const auto* error = std::get_if<ErrorInfo>(&outcome)) return exchange->reply(failure(dialect, *error, headers));
+  if (const auto* error = std::get_if<ErrorInfo>(&outcome)) return refuse(*error);
   Prepared& prepared = std::get<Prepared>(outcome);
   trace_.write(http.id, "prompt", prepared.text);
   // What waits in the queue are tokens; the words they came from need not wait with them.
@@ -305,9 +332,14 @@ void Service::generate(Dialect dialect, const HttpRequest& http, std::shared_ptr
   setup.logprobs = asked.logprobs;
   setup.stop = asked.stop;
   setup.call_prefix = dialect == Dialect::kMessages ? "toolu_" : "call_";
+  setup.tokens = &metrics_.answer_tokens();
+  if (trace_.on()) {
+    setup.on_complete = [this, id = http.id](std::string_view raw) { trace_.write(id, "sampled", raw); };
+  }
   setup.emit = [generation](AnswerEvent event) { generation->take(std::move(event)); };
 
   Request request = request_for(asked, std::move(prepared));
+  if (trace_.on()) trace_.write(http.id, "settings", describe(asked, request));
   request.listener = std::make_shared<AnswerStream>(std::move(setup));
   const auto cancel = request.cancel;
   {

@@ -102,14 +102,18 @@ std::string Connection::read_until(const std::string& text) {
 }
 
 Reply Connection::read_reply(bool body) {
+  return take_reply(in_, body, [this] { return more(); });
+}
+
+Reply take_reply(std::string& in, bool body, const std::function<bool()>& more) {
   Reply reply;
   while (true) {
-    while (in_.find("\r\n\r\n") == std::string::npos) {
+    while (in.find("\r\n\r\n") == std::string::npos) {
       if (!more()) return reply;
     }
-    const std::size_t end = in_.find("\r\n\r\n") + 4;
-    reply.head = in_.substr(0, end);
-    in_.erase(0, end);
+    const std::size_t end = in.find("\r\n\r\n") + 4;
+    reply.head = in.substr(0, end);
+    in.erase(0, end);
     reply.status = std::atoi(reply.head.substr(9, 3).c_str());
     if (reply.status != 100) break;
   }
@@ -117,17 +121,17 @@ Reply Connection::read_reply(bool body) {
   if (!body) return reply;
   if (header(reply.head, "transfer-encoding") == "chunked") {
     while (true) {
-      std::size_t line = in_.find("\r\n");
+      std::size_t line = in.find("\r\n");
       while (line == std::string::npos) {
         if (!more()) return reply;
-        line = in_.find("\r\n");
+        line = in.find("\r\n");
       }
-      const std::size_t size = std::stoul(in_.substr(0, line), nullptr, 16);
-      while (in_.size() < line + 2 + size + 2) {
+      const std::size_t size = std::stoul(in.substr(0, line), nullptr, 16);
+      while (in.size() < line + 2 + size + 2) {
         if (!more()) return reply;
       }
-      reply.body += in_.substr(line + 2, size);
-      in_.erase(0, line + 2 + size + 2);
+      reply.body += in.substr(line + 2, size);
+      in.erase(0, line + 2 + size + 2);
       if (size == 0) break;
     }
     reply.whole = true;
@@ -135,11 +139,11 @@ Reply Connection::read_reply(bool body) {
   }
   const std::string length = header(reply.head, "content-length");
   const std::size_t size = length.empty() ? 0 : std::stoul(length);
-  while (in_.size() < size) {
+  while (in.size() < size) {
     if (!more()) return reply;
   }
-  reply.body = in_.substr(0, size);
-  in_.erase(0, size);
+  reply.body = in.substr(0, size);
+  in.erase(0, size);
   reply.whole = true;
   return reply;
 }
@@ -160,7 +164,8 @@ Reply ask(int port, const std::string& request) {
   return connection.read_reply(!request.starts_with("HEAD "));
 }
 
-ServerProcess::ServerProcess(const std::vector<std::string>& arguments, const std::vector<std::string>& environment) {
+ServerProcess::ServerProcess(const std::vector<std::string>& arguments, const std::vector<std::string>& environment,
+                             int inherited) {
   static int number = 0;
   log_path_ = cat(work_dir(), "/server-", ++number, ".log");
   std::vector<std::string> command = {server_program(), "--port", "0"};
@@ -171,6 +176,11 @@ ServerProcess::ServerProcess(const std::vector<std::string>& arguments, const st
     dup2(log, STDERR_FILENO);
     dup2(log, STDOUT_FILENO);
     for (const std::string& entry : environment) putenv(const_cast<char*>(entry.c_str()));
+    if (inherited >= 0) {
+      if (inherited == 3) fcntl(3, F_SETFD, 0);
+      else dup2(inherited, 3);
+      setenv("LISTEN_PID", cat(getpid()).c_str(), 1);
+    }
     std::vector<char*> argv;
     for (const std::string& argument : command) argv.push_back(const_cast<char*>(argument.c_str()));
     argv.push_back(nullptr);
@@ -232,6 +242,16 @@ int ServerProcess::open_files() const {
   int count = 0;
   for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(cat("/proc/", pid_, "/fd"))) ++count;
   return count;
+}
+
+long ServerProcess::processor_ticks() const {
+  const std::string text = read_file(cat("/proc/", pid_, "/stat"));
+  std::istringstream fields(text.substr(text.rfind(')') + 1));
+  std::string skipped;
+  for (int i = 0; i < 11; ++i) fields >> skipped;
+  long user = 0, system = 0;
+  fields >> user >> system;
+  return user + system;
 }
 
 std::string server_program() { return DS4_BIN_DIR "/ds4-server"; }

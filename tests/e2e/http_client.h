@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <optional>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -41,6 +42,9 @@ class Connection {
   std::string in_;
 };
 
+/// An answer from whatever `more` appends to `in`; false: nothing more will come.
+Reply take_reply(std::string& in, bool body, const std::function<bool()>& more);
+
 std::string http_post(const std::string& path, const std::string& body, const std::string& fields = "");
 std::string http_get(const std::string& path, const std::string& fields = "");
 Reply ask(int port, const std::string& request);
@@ -48,7 +52,9 @@ Reply ask(int port, const std::string& request);
 /// ds4-server on a free port; killed when destroyed.
 class ServerProcess {
  public:
-  explicit ServerProcess(const std::vector<std::string>& arguments, const std::vector<std::string>& environment = {});
+  /// `inherited`: a socket handed over as systemd does, -1 for none.
+  explicit ServerProcess(const std::vector<std::string>& arguments, const std::vector<std::string>& environment = {},
+                         int inherited = -1);
   ~ServerProcess();
   ServerProcess(const ServerProcess&) = delete;
   ServerProcess& operator=(const ServerProcess&) = delete;
@@ -65,6 +71,8 @@ class ServerProcess {
   /// Numbers of /proc: "VmRSS:" in KiB, "Threads:"; and open files.
   long status(const std::string& name) const;
   int open_files() const;
+  /// Processor time so far, in hundredths of a second.
+  long processor_ticks() const;
 
  private:
   pid_t pid_ = -1;

@@ -2,14 +2,22 @@
 // the same process still answers, with as many threads and files as before.
 #include <gtest/gtest.h>
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #include <chrono>
+#include <csignal>
+#include <sstream>
 #include <thread>
 
 #include "base/text.h"
 #include "http_client.h"
 #include "models.h"
+#include "tls_client.h"
 
 namespace ds4::e2e {
 namespace {
@@ -100,11 +108,24 @@ TEST_F(Http, RoutesAndMethods) {
 TEST_F(Http, BodiesThatAreNoRequests) {
   EXPECT_EQ(status("POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\r\n"),
             411);
-  for (const char* type : {"text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""}) {
-    EXPECT_EQ(status(cat("POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: ", type,
-                         "\r\nContent-Length: 2\r\n\r\n{}")),
-              415)
-        << type;
+  // `curl -d` and its like name another type, or none. A page can do that too, but not without saying that it is one.
+  const auto typed = [&](const std::string& fields) {
+    return status(cat("POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 15\r\n", fields,
+                      "\r\n{\"content\":\"x\"}"));
+  };
+  for (const std::string& type : {std::string("Content-Type: text/plain\r\n"),
+                                  std::string("Content-Type: application/x-www-form-urlencoded\r\n"), std::string()}) {
+    EXPECT_EQ(typed(type + "User-Agent: curl/7.88.1\r\n"), 200) << type;
+    EXPECT_EQ(typed(type + "User-Agent: Mozilla/5.0\r\n"), 415) << type;
+    EXPECT_EQ(typed(type + "Sec-Fetch-Site: cross-site\r\n"), 415) << type;
+    EXPECT_EQ(typed(type + "Referer: https://evil.example/\r\n"), 415) << type;
+    EXPECT_EQ(typed(type + "Cookie: a=b\r\n"), 415) << type;
+    EXPECT_EQ(typed(type + "Origin: null\r\n"), 403) << type;
+    EXPECT_EQ(typed(type + "Origin: https://evil.example\r\n"), 403) << type;
+    EXPECT_EQ(typed(type + "Origin: https://app.example\r\n"), 415) << type;
+  }
+  for (const char* type : {"multipart/form-data; boundary=x", "application/xml", "application/jsonp", "text/html"}) {
+    EXPECT_EQ(typed(cat("Content-Type: ", type, "\r\n")), 415) << type;
   }
   EXPECT_EQ(status(cat("POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Type: Application/JSON; "
                        "charset=utf-8\r\nContent-Length: 15\r\n\r\n{\"content\":\"x\"}")),
@@ -121,6 +142,73 @@ TEST_F(Http, BodiesThatAreNoRequests) {
   EXPECT_EQ(status("POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
                    "99999999\r\n\r\n"),
             413);
+}
+
+TEST_F(Http, ThePageIsPartOfTheProgram) {
+  const Reply page = ask(port(), http_get("/"));
+  EXPECT_EQ(page.status, 200);
+  for (const char* field : {"Content-Type: text/html", "default-src 'none'", "script-src 'self'", "frame-ancestors 'none'",
+                            "X-Content-Type-Options: nosniff", "Referrer-Policy: no-referrer"}) {
+    EXPECT_NE(page.head.find(field), std::string::npos) << field << "\n" << page.head;
+  }
+  EXPECT_EQ(page.head.find("unsafe"), std::string::npos);
+  // Everything that it names is there, and nothing is elsewhere or inline.
+  int named = 0;
+  for (const char* mark : {"src=\"", "href=\""}) {
+    for (std::size_t at = page.body.find(mark); at != std::string::npos; at = page.body.find(mark, at + 1)) {
+      const std::size_t from = at + std::string_view(mark).size();
+      const std::string target = page.body.substr(from, page.body.find('"', from) - from);
+      if (target.starts_with('#')) continue;
+      ++named;
+      EXPECT_EQ(status(http_get(target)), 200) << target;
+    }
+  }
+  EXPECT_EQ(named, 4);
+  EXPECT_EQ(page.body.find("<script>"), std::string::npos);
+  EXPECT_EQ(page.body.find("style=\""), std::string::npos);
+  const std::size_t tag = page.head.find("ETag: ") + 6;
+  const std::string etag = page.head.substr(tag, page.head.find("\r\n", tag) - tag);
+  Connection connection(port());
+  connection.send(http_get("/", cat("If-None-Match: ", etag, "\r\n")) + http_get("/health"));
+  EXPECT_EQ(connection.read_reply(false).status, 304);
+  EXPECT_EQ(connection.read_reply().status, 200);  // a 304 has no body, and the connection goes on
+  EXPECT_EQ(status(http_get("/", "If-None-Match: \"other\"\r\n")), 200);
+  for (const char* path : {"/web", "/web/", "/web/nothing", "/web/../index.html", "/web/index.html", "/web/a/app.js"}) {
+    EXPECT_EQ(status(http_get(path)), 404) << path;
+  }
+}
+
+TEST_F(Http, RequestsThatTwoReadersMayReadDifferently) {
+  const auto chat = [](const std::string& fields, const std::string& body) {
+    return cat("POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n", fields,
+               "\r\n", body);
+  };
+  const std::string hidden = http_get("/health", "x-request-id: smuggled\r\n");
+  for (const std::string& request :
+       {chat("Content-Length: 2\r\nContent-Length: 40\r\n", "{}" + hidden),
+        chat("Content-Length: 2\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n" + hidden),
+        chat("Transfer-Encoding: chunked\r\nContent-Length: 2\r\n", "0\r\n\r\n" + hidden),
+        chat("Transfer-Encoding: chunked\r\n", "2\n{}\n0\n\n" + hidden),
+        chat("Transfer-Encoding: chunked\r\n", "-2\r\n{}\r\n0\r\n\r\n" + hidden),
+        chat("Transfer-Encoding: chunked\r\n", "fffffffffffffffff\r\n{}\r\n0\r\n\r\n" + hidden),
+        chat("Transfer-Encoding: gzip, chunked\r\n", "0\r\n\r\n" + hidden),
+        chat("Content-Length : 2\r\n", "{}" + hidden), chat("Content-Length: +2\r\n", "{}" + hidden),
+        chat("Content-Length: 2,2\r\n", "{}" + hidden), cat("GET /health HTTP/1.1\nHost: localhost\n\n", hidden),
+        cat("GET /health HTTP/1.1\r\nHost: localhost\r\nX: a\r\n b\r\n\r\n", hidden), std::string("GET /health\r\n\r\n"),
+        std::string("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")}) {
+    Connection connection(port());
+    connection.send(request);
+    const Reply reply = connection.read_reply();
+    EXPECT_GE(reply.status, 400) << request;
+    EXPECT_NE(reply.head.find("Connection: close"), std::string::npos) << request;
+    EXPECT_EQ((reply.head + connection.read_until("never")).find("smuggled"), std::string::npos) << request;
+  }
+  // A body where none is expected is read, and not taken for a request.
+  Connection odd(port());
+  odd.send(cat("GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: ", hidden.size(), "\r\n\r\n", hidden,
+               http_get("/nonsense")));
+  EXPECT_EQ(odd.read_reply().status, 200);
+  EXPECT_EQ(odd.read_reply().status, 404);
 }
 
 TEST_F(Http, ChunkedBodiesAndContinue) {
@@ -220,6 +308,36 @@ TEST_F(Http, ClientsThatVanish) {
   }
 }
 
+/// Half of a connection is no client any more: what it asked for is cancelled, as when all of it is gone.
+TEST_F(Http, ClientsThatStopSendingAreGone) {
+  for (const char* more : {"}", ",\"stream\":true}"}) {
+    Connection connection(port(), 10);
+    const std::string question = kQuestion;
+    connection.send(http_post("/v1/chat/completions", question.substr(0, question.size() - 1) + more));
+    connection.finish_sending();
+    EXPECT_TRUE(connection.at_end());
+  }
+  Connection empty(port(), 10);
+  empty.finish_sending();
+  EXPECT_TRUE(empty.at_end());
+}
+
+/// H3: no descriptor left for another connection.
+TEST_F(Http, WithoutDescriptorsItWaits) {
+  ServerProcess server(scripted());
+  ASSERT_TRUE(server.ready()) << server.log();
+  const rlimit few{static_cast<rlim_t>(server.open_files() + 16), 8192};
+  ASSERT_EQ(prlimit(server.pid(), RLIMIT_NOFILE, &few, nullptr), 0);
+  std::vector<std::unique_ptr<Connection>> many;
+  for (int i = 0; i < 60; ++i) many.push_back(std::make_unique<Connection>(server.port(), 1));
+  const long before = server.processor_ticks();
+  std::this_thread::sleep_for(std::chrono::seconds(1));
+  EXPECT_LT(server.processor_ticks() - before, 30);  // of 100: starved is not busy
+  many.clear();
+  const auto start = Clock::now();
+  while (ask(server.port(), http_get("/health")).status != 200) ASSERT_LT(seconds_since(start), 5);
+}
+
 TEST_F(Http, HostsAndOrigins) {
   const auto with = [&](const std::string& fields) {
     return status(cat("GET /v1/models HTTP/1.1\r\n", fields, "\r\n"));
@@ -230,6 +348,8 @@ TEST_F(Http, HostsAndOrigins) {
   EXPECT_EQ(with("Host: localhost\r\nHost: localhost\r\n"), 400);
   EXPECT_EQ(with("Host: localhost\r\nOrigin: https://evil.example\r\n"), 403);
   EXPECT_EQ(with("Host: localhost\r\nOrigin: null\r\n"), 403);
+  EXPECT_EQ(with("Host: localhost\r\nOrigin: http://localhost\r\n"), 200);  // our own page
+  EXPECT_EQ(with("Host: localhost\r\nOrigin: http://localhost.evil.example\r\n"), 403);
   const Reply allowed = ask(port(), http_get("/v1/models", "Origin: https://app.example\r\n"));
   EXPECT_EQ(allowed.status, 200);
   EXPECT_NE(allowed.head.find("Access-Control-Allow-Origin: https://app.example\r\n"), std::string::npos);
@@ -275,6 +395,9 @@ TEST(ServerStart, RefusesWhatIsNotSafeOrNotThere) {
                {{"-m", nano_model(), "--api-key-file", "/nowhere"}, 2, "api-key-file"},
                {{"-m", nano_model(), "--script", "/nowhere"}, 2, "script"},
                {{"-m", nano_model(), "--temp", "-1"}, 2, "temperature"},
+               {{"-m", nano_model(), "--tls-cert", "/nowhere.pem"}, 2, "--tls-key"},
+               {{"-m", nano_model(), "--tls-cert", "/nowhere.pem", "--tls-key", "/nowhere.key"}, 2, "/nowhere.pem"},
+               {{"-m", nano_model(), "--tls-cert", nano_model(), "--tls-key", nano_model()}, 2, "ds4-nano.gguf"},
                {{"-m", nano_model(), "--kv-disk-dir", "/tmp"}, 2, "kv-disk-dir"},
                {{"-m", nano_model(), "-c", "100000000"}, 2, "context"}};
   for (const auto& one : cases) {
@@ -308,6 +431,145 @@ TEST(ServerStart, HelpAndConfiguration) {
   EXPECT_EQ(config.wait(), 0);
   EXPECT_NE(config.log().find("777"), std::string::npos);
   EXPECT_EQ(config.log().find("canary"), std::string::npos);
+  write_file(work_dir() + "/ds4.conf", "temp=0.25\nparallel=3\n");
+  ServerProcess mixed({"--print-config", "--config", work_dir() + "/ds4.conf", "--parallel=2"}, {"DS4_API_KEY=canary"});
+  EXPECT_EQ(mixed.wait(), 0);
+  const auto line = [&](const std::string& name) {
+    const std::string log = "\n" + mixed.log();
+    const std::size_t at = log.find("\n" + name + " ");
+    return at == std::string::npos ? "" : log.substr(at + 1, log.find('\n', at + 1) - at - 1);
+  };
+  EXPECT_TRUE(line("temp").find("0.25") != std::string::npos && line("temp").ends_with("config file")) << mixed.log();
+  EXPECT_TRUE(line("parallel").find(" 2 ") != std::string::npos && line("parallel").ends_with("argument"));
+  EXPECT_TRUE(line("top-p").ends_with("default"));
+  EXPECT_TRUE(line("DS4_API_KEY").ends_with("environment"));
+  EXPECT_EQ(mixed.log().find("canary"), std::string::npos);
+}
+
+TEST(ServerStart, EveryFlagIsInTheHelpAndInTheManual) {
+  ServerProcess config({"--print-config"}), help({"--help", "all"}), manual({"--help", "man"});
+  EXPECT_EQ(config.wait() + help.wait() + manual.wait(), 0);
+  EXPECT_TRUE(manual.log().starts_with(".TH DS4\\-SERVER 1\n.SH NAME\n"));
+  std::istringstream lines(config.log());
+  int flags = 0;
+  for (std::string line; std::getline(lines, line);) {
+    std::string name = line.substr(0, line.find(' '));
+    if (name == "DS4_API_KEY") continue;
+    ++flags;
+    EXPECT_NE(help.log().find("--" + name), std::string::npos) << name;
+    for (std::size_t at = name.find('-'); at != std::string::npos; at = name.find('-', at + 2)) name.insert(at, "\\");
+    EXPECT_NE(manual.log().find("\\-\\-" + name), std::string::npos) << name;
+  }
+  EXPECT_GT(flags, 40);
+}
+
+/// O4: a key shows up nowhere.
+TEST(ServerStart, KeysLeaveTheProcessList) {
+  for (const std::vector<std::string>& flag :
+       {std::vector<std::string>{"--api-key", "canary-key"}, std::vector<std::string>{"--api-key=canary-key"}}) {
+    ServerProcess server(scripted(flag));
+    ASSERT_TRUE(server.ready()) << server.log();
+    EXPECT_EQ(read_file(cat("/proc/", server.pid(), "/cmdline")).find("canary"), std::string::npos);
+    EXPECT_EQ(ask(server.port(), http_get("/v1/models", "x-api-key: canary-key\r\n")).status, 200);
+    EXPECT_EQ(ask(server.port(), http_get("/v1/models", "x-api-key: **********\r\n")).status, 401);
+  }
+}
+
+TEST(ServerStart, SpeaksTlsWhenItHasACertificate) {
+  const std::string certificate = work_dir() + "/tls.pem", key = work_dir() + "/tls.key";
+  make_certificate(certificate, key, "first");
+  make_certificate(work_dir() + "/other.pem", work_dir() + "/other.key", "other");
+  ServerProcess mixed({"-m", nano_model(), "--tls-cert", certificate, "--tls-key", work_dir() + "/other.key"});
+  EXPECT_EQ(mixed.wait(), 2);
+  EXPECT_NE(mixed.log().find("other.key"), std::string::npos) << mixed.log();
+
+  ServerProcess server(scripted({"--tls-cert", certificate, "--tls-key", key, "--head-seconds", "1"}));
+  ASSERT_GT(server.port(), 0) << server.log();
+  TlsConnection client(server.port());
+  ASSERT_TRUE(client.open());
+  for (int tries = 0; client.ask(http_get("/health")).status == 503 && tries < 500; ++tries) std::this_thread::yield();
+  EXPECT_EQ(client.name(), "first");
+  for (int i = 0; i < 3; ++i) {
+    const Reply reply = client.ask(http_post("/v1/chat/completions", kQuestion));
+    EXPECT_EQ(reply.status, 200) << reply.body;
+    EXPECT_NE(reply.body.find("hello"), std::string::npos);
+  }
+  const Reply stream = client.ask(http_post(
+      "/v1/chat/completions", R"({"stream":true,"messages":[{"role":"user","content":"x"}],"thinking":false})"));
+  EXPECT_NE(stream.body.find("[DONE]"), std::string::npos);
+  // The end of an answer that has no length is a proper end, not a cut.
+  TlsConnection old(server.port());
+  EXPECT_EQ(old.ask("GET /health HTTP/1.0\r\nHost: localhost\r\n\r\n").status, 200);
+  EXPECT_TRUE(old.ended_properly());
+
+  EXPECT_FALSE(TlsConnection(server.port(), 0x0302).open());  // TLS 1.1
+  EXPECT_TRUE(TlsConnection(server.port(), 0x0303).open());
+  Connection plain(server.port(), 10);
+  plain.send(http_get("/health"));
+  EXPECT_TRUE(plain.at_end());
+  Connection silent(server.port(), 10);  // a handshake that never comes
+  EXPECT_TRUE(silent.at_end());
+
+  // A new certificate, without a break for who is connected; a wrong one changes nothing.
+  make_certificate(certificate, key, "second");
+  kill(server.pid(), SIGHUP);
+  const auto now_named = [&] {
+    TlsConnection fresh(server.port());
+    return fresh.open() ? fresh.name() : "";
+  };
+  for (int tries = 0; now_named() != "second" && tries < 200; ++tries) std::this_thread::yield();
+  EXPECT_EQ(now_named(), "second");
+  EXPECT_EQ(client.ask(http_get("/health")).status, 200);
+  write_file(key, "nonsense");
+  kill(server.pid(), SIGHUP);
+  while (server.log().find("level=warn event=certificate") == std::string::npos) std::this_thread::yield();
+  EXPECT_EQ(now_named(), "second");
+  EXPECT_EQ(server.stop(), 0) << server.log();
+}
+
+TEST(ServerStart, ASocketOfSystemdIsTaken) {
+  const int listening = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  ASSERT_EQ(bind(listening, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  ASSERT_EQ(listen(listening, 8), 0);
+  socklen_t size = sizeof address;
+  getsockname(listening, reinterpret_cast<sockaddr*>(&address), &size);
+  const std::string notices = work_dir() + "/notify";
+  const int told = socket(AF_UNIX, SOCK_DGRAM, 0);
+  sockaddr_un path{};
+  path.sun_family = AF_UNIX;
+  std::snprintf(path.sun_path, sizeof path.sun_path, "%s", notices.c_str());
+  ASSERT_EQ(bind(told, reinterpret_cast<sockaddr*>(&path), sizeof path), 0);
+
+  Connection early(ntohs(address.sin_port));  // before there is a server
+  early.send(http_get("/health"));
+  ServerProcess server(scripted({"--port", "1"}), {"NOTIFY_SOCKET=" + notices, "LISTEN_FDS=1"}, listening);
+  EXPECT_EQ(server.port(), ntohs(address.sin_port)) << server.log();
+  ASSERT_TRUE(server.ready()) << server.log();
+  EXPECT_GT(early.read_reply().status, 0);
+  char notice[64] = {};
+  EXPECT_GT(recv(told, notice, sizeof notice - 1, 0), 0);
+  EXPECT_STREQ(notice, "READY=1");
+  EXPECT_EQ(server.stop(), 0);
+  EXPECT_GT(recv(told, notice, sizeof notice - 1, 0), 0);
+  EXPECT_STREQ(notice, "STOPPING=1");
+  close(listening);
+
+  const int open_to_all = socket(AF_INET, SOCK_STREAM, 0);
+  address.sin_port = 0;
+  address.sin_addr.s_addr = htonl(INADDR_ANY);
+  ASSERT_EQ(bind(open_to_all, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  ServerProcess deaf(scripted(), {"LISTEN_FDS=1"}, open_to_all);  // does not listen
+  EXPECT_EQ(deaf.wait(), 2);
+  EXPECT_NE(deaf.log().find("socket activation"), std::string::npos) << deaf.log();
+  ASSERT_EQ(listen(open_to_all, 8), 0);
+  ServerProcess keyless(scripted(), {"LISTEN_FDS=1"}, open_to_all);
+  EXPECT_EQ(keyless.wait(), 2);
+  EXPECT_NE(keyless.log().find("API key"), std::string::npos) << keyless.log();
+  close(open_to_all);
+  close(told);
 }
 
 }  // namespace
