@@ -18,9 +18,13 @@ namespace {
 using Kind = AnswerEvent::Kind;
 
 const Tokenizer& tokenizer() {
-  static const Tokenizer instance = testing_data::must_build(testing_data::small_tables(
-      {}, {"<B>", "<E>", "<think>", "</think>", "｜DSML｜", "<｜User｜>", "<｜Assistant｜>", "<｜begin▁of▁sentence｜>",
-           "<｜end▁of▁sentence｜>"}));
+  static const Tokenizer instance = [] {
+    auto tables = testing_data::small_tables({}, {"<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<think>", "</think>",
+                                                  "｜DSML｜", "<｜User｜>", "<｜Assistant｜>"});
+    tables.bos = 256;
+    tables.eos = 257;
+    return testing_data::must_build(std::move(tables));
+  }();
   return instance;
 }
 
@@ -54,7 +58,8 @@ TEST(BadInput, TextFromOutsideNeverBecomesStructure) {
       {kChat, R"({"messages":[{"role":"user","content":"x"}],"tools":[{"type":"function","function":{"name":"f","description":@,"parameters":{"type":"object"}}}]})"},
       {kMessages, R"({"max_tokens":9,"system":@,"messages":[{"role":"user","content":"x"}]})"},
       {kMessages, R"({"max_tokens":9,"messages":[{"role":"user","content":[{"type":"text","text":@}]}]})"},
-      {kMessages, R"({"max_tokens":9,"messages":[{"role":"user","content":"x"},{"role":"assistant","content":[{"type":"tool_use","id":"c","name":"f","input":{"a":@}}]},{"role":"user","content":[{"type":"tool_result","tool_use_id":"c","content":@}]}]})"},
+      {kMessages, R"({"max_tokens":9,"messages":[{"role":"user","content":"x"},{"role":"assistant","content":[{"type":"tool_use","id":"c","name":"f","input":{"a":@}}]},{"role":"user","content":"y"}]})"},
+      {kMessages, R"({"max_tokens":9,"messages":[{"role":"user","content":"x"},{"role":"assistant","content":[{"type":"tool_use","id":"c","name":"f","input":{}}]},{"role":"user","content":[{"type":"tool_result","tool_use_id":"c","content":@}]}]})"},
       {kResponses, R"({"instructions":@,"input":"x"})"},
       {kResponses, R"({"input":@})"},
       {kResponses, R"({"input":[{"role":"user","content":[{"type":"input_text","text":@}]}]})"},
@@ -202,11 +207,11 @@ TEST(BadInput, ArgumentsAreDataWhateverTheyLookLike) {
 
 /// A quadratic step anywhere on the way would take hours here.
 TEST(BadInput, EndlessCallsAreCapped) {
-  const std::string megabytes(10 << 20, 'x');
+  const std::string megabytes(4 << 20, 'x');
   std::string parameters, opened, entities;
   for (int i = 0; i < 100000; ++i) parameters += parameter(cat("p", i), "1", "false");
-  for (int i = 0; i < 300000; ++i) opened += "<｜DSML｜";
-  for (int i = 0; i < 1000000; ++i) entities += "&lt;";
+  for (int i = 0; i < 100000; ++i) opened += "<｜DSML｜";
+  for (int i = 0; i < 400000; ++i) entities += "&lt;";
   for (const std::string& inside : {parameter("x", megabytes), parameters, opened, parameter("x", entities)}) {
     const std::string said = block(inside);
     const Heard heard = hear(with_tools(), said);
@@ -267,7 +272,10 @@ TEST(BadInput, StopStringsAreChecked) {
 class Breaking final : public Exchange {
  public:
   explicit Breaking(int breaks_at) : breaks_at_(breaks_at) {}
-  void reply(HttpReply) override { step("reply"); }
+  void reply(HttpReply reply) override {
+    EXPECT_EQ(reply.status, 200) << reply.body;
+    step("reply");
+  }
   void begin_stream(HttpReply) override { step("begin"); }
   void send(std::string) override { step("send"); }
   void end_stream() override { step("end"); }

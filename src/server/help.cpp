@@ -72,7 +72,8 @@ constexpr std::string_view kModel = R"(Model and memory
                         (--batched-session is ds4's name for it)
   --resume-points N     KV states kept for prompts to come, for each of these [3]
   -t, --threads N       threads that compute [one per core]
-  --backend NAME        cpu or reference [cpu]; --cpu; --isa NAME; --quality as in ds4
+  --backend NAME        cpu, cuda or reference [cpu]; --cpu, --cuda, --metal, --rocm for short
+  --isa NAME  --quality as in ds4
   --prefill-chunk N     most tokens of a prompt computed together [512]
   --mixed-prefill-quantum N  the same while other answers are being written [128]
   --kv FORMAT           rows of the KV state: fp8, f16, f32 [fp8]
@@ -92,6 +93,7 @@ constexpr std::string_view kRequests = R"(Requests
   --drain-seconds S     time for running answers after SIGTERM [30]
   --trace FILE          append requests, settings, prompts, sampled text and answers, readable
   --quiet               no log lines
+  --chdir DIR           work in this folder
 )";
 
 constexpr std::string_view kTools = R"(Tools

@@ -360,6 +360,104 @@ TEST(ScriptedServer, SilenceIsFilledAndErrorsComeInTheStream) {
   }
 }
 
+/// H13: an error at any point of an answer has the shape of the dialect, ends the stream, and is never taken for success.
+TEST(ScriptedServer, AnErrorAtAnyTokenIsAnErrorInEveryDialect) {
+  constexpr int kPoints = 6;
+  std::string rules;
+  for (int k = 0; k < kPoints; ++k) {
+    rules += cat(R"({"when":"fail)", k, R"(","reasoning":"hm","reply":"a <｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"f\">\n","fail_at":)", k * 2,
+                 "},");
+  }
+  Scripted server(rules + R"({"when":"","reply":"hello"})");
+  for (const char* path : {"/v1/chat/completions", "/v1/messages", "/v1/responses", "/v1/completions"}) {
+    const std::string name = path;
+    for (int k = 0; k < kPoints; ++k) {
+      for (const bool stream : {false, true}) {
+        const std::string text = cat("\"fail", k, "\"");
+        const std::string input = name == "/v1/responses"     ? "\"input\":" + text
+                                  : name == "/v1/completions" ? "\"prompt\":" + text
+                                                              : "\"messages\":[{\"role\":\"user\",\"content\":" + text + "}]";
+        const std::string tool =
+            name == "/v1/messages"    ? R"(,"max_tokens":50,"tools":[{"name":"f","input_schema":{"type":"object"}}])"
+            : name == "/v1/responses" ? R"(,"tools":[{"type":"function","name":"f","parameters":{"type":"object"}}])"
+            : name == "/v1/completions"
+                ? ""
+                : R"(,"tools":[{"type":"function","function":{"name":"f","parameters":{"type":"object"}}}])";
+        const Reply reply = server.post(path, cat("{", input, tool, stream ? ",\"stream\":true}" : "}"));
+        const std::string what = cat(path, " ", k, stream ? " streamed" : "", "\n", reply.body);
+        EXPECT_TRUE(reply.whole) << what;
+        EXPECT_NE(reply.body.find("the script says that this token fails"), std::string::npos) << what;
+        if (reply.head.find("event-stream") == std::string::npos) {
+          EXPECT_EQ(reply.status, 500) << what;
+          EXPECT_TRUE(Json::parse(reply.body, nullptr, false).contains("error")) << what;
+          continue;
+        }
+        EXPECT_TRUE(stream) << what;
+        for (const char* success : {"[DONE]", "message_stop", "response.completed", "\"finish_reason\":\"stop\"",
+                                    "\"finish_reason\":\"tool_calls\"", "\"stop_reason\":\"end_turn\""}) {
+          EXPECT_EQ(reply.body.find(success), std::string::npos) << what;
+        }
+      }
+    }
+  }
+  EXPECT_EQ(server.post("/v1/chat/completions", chat("hi")).status, 200);
+}
+
+/// A call that was asked for is a call, or an error that says why not; never the beginning that we wrote, as text.
+TEST(ScriptedServer, ACallThatWasAskedForIsNeverText) {
+  Scripted server(R"({"when":"stops","reply":""},
+                     {"when":"wanders","reply":" name=\"f\">\n and then some prose"},
+                     {"when":"","reply":" name=\"f\">\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>"})");
+  const std::string tools =
+      R"(,"thinking":false,"tools":[{"type":"function","function":{"name":"f","parameters":{"type":"object"}}}],"tool_choice":"required")";
+  for (const char* text : {"stops", "wanders"}) {
+    const Reply whole = server.post("/v1/chat/completions", chat(text, tools));
+    EXPECT_EQ(whole.status, 500) << whole.body;
+    EXPECT_NE(whole.body.find("was asked for"), std::string::npos) << whole.body;
+    const std::string stream = server.post("/v1/chat/completions", chat(text, tools + ",\"stream\":true")).body;
+    EXPECT_NE(stream.find("was asked for"), std::string::npos) << stream;
+    EXPECT_EQ(stream.find("[DONE]"), std::string::npos) << stream;
+    EXPECT_EQ(stream.find("DSML"), std::string::npos) << stream;
+  }
+  const Json cut = Json::parse(server.post("/v1/chat/completions", chat("x", tools + ",\"max_tokens\":9")).body);
+  EXPECT_EQ(cut["choices"][0]["finish_reason"], "length") << cut;
+  EXPECT_EQ(cut.dump().find("DSML"), std::string::npos) << cut;
+}
+
+/// T5: token ids that no vocabulary has.
+TEST(ScriptedServer, TokenIdsAreThoseOfTheVocabulary) {
+  Scripted server(R"({"when":"","reply":"hello"})");
+  const int vocab = Json::parse(ask(server->port(), http_get("/props")).body)["vocab_size"];
+  const auto status = [&](const std::string& path, const std::string& body) { return server.post(path, body).status; };
+  for (const std::string& id : {std::string("-1"), cat(vocab), std::string("2147483648"), std::string("9223372036854775808"),
+                                std::string("1.5"), std::string("\"1\""), std::string("null"), std::string("[1]")}) {
+    EXPECT_EQ(status("/v1/completions", cat("{\"prompt\":[1,", id, "]}")), 400) << id;
+    EXPECT_EQ(status("/detokenize", cat("{\"tokens\":[1,", id, "]}")), 400) << id;
+  }
+  for (const std::string& bias : {cat("{\"", vocab, "\":1}"), std::string("{\"-1\":1}"), std::string("{\"x\":1}"),
+                                  std::string("{\"1\":\"a\"}"), std::string("{\"1\":1e5}"), std::string("{\"1\":null}"),
+                                  std::string("{\"1\":NaN}"), std::string("{\"4294967297\":1}"), std::string("[1]")}) {
+    EXPECT_EQ(status("/v1/completions", cat("{\"prompt\":\"x\",\"logit_bias\":", bias, "}")), 400) << bias;
+  }
+  EXPECT_EQ(status("/v1/completions", cat("{\"prompt\":[1,", vocab - 1, "]}")), 200);
+}
+
+/// C9: schemas are not served yet, whatever is in them.
+TEST(ScriptedServer, SchemasAreRefusedAtOnce) {
+  Scripted server(R"({"when":"","reply":"hello"})");
+  std::string deep = "{}", groups;
+  for (int i = 0; i < 50; ++i) deep = "{\"items\":" + deep + "}";
+  for (int i = 0; i < 60000; ++i) groups += "(";
+  for (const std::string& schema : {std::string("{}"), deep, std::string(R"({"$ref":"#"})"), cat(R"({"pattern":")", groups, "\"}"),
+                                    std::string(R"({"pattern":"*"})"), std::string(R"({"pattern":"a{0,2147483647}"})")}) {
+    const Reply reply = server.post(
+        "/v1/chat/completions",
+        chat("x", cat(R"(,"response_format":{"type":"json_schema","json_schema":{"name":"s","schema":)", schema, "}}")));
+    EXPECT_EQ(reply.status, 400);
+    EXPECT_NE(reply.body.find("response_format"), std::string::npos) << reply.body;
+  }
+}
+
 TEST(ScriptedServer, AClientThatLeavesStopsTheWork) {
   Scripted server(
       R"({"when":"","reply":"one two three four five six seven eight nine ten","token_ms":300,"prompt_ms":1})");
@@ -455,6 +553,7 @@ TEST(ScriptedServer, TheTraceTellsAndTheLogDoesNot) {
                                     "Authorization: Bearer canary-key\r\n"));
   EXPECT_EQ(reply.status, 200) << reply.body;
   EXPECT_EQ(server.post("/v1/chat/completions", chat("x")).status, 401);
+  EXPECT_EQ(ask(server->port(), http_post("/v1/chat/completions", "{}", "x-api-key: canary-key\r\n")).status, 400);
   EXPECT_EQ(ask(server->port(), http_get("/health")).status, 200);
   EXPECT_EQ(ask(server->port(), http_get("/v1/models")).status, 401);
   EXPECT_EQ(server->stop(), 0);
@@ -464,6 +563,9 @@ TEST(ScriptedServer, TheTraceTellsAndTheLogDoesNot) {
   const std::string told = read_file(trace);
   EXPECT_NE(told.find("the secret question<｜Assistant｜><think>"), std::string::npos) << told;
   EXPECT_NE(told.find("the secret answer"), std::string::npos) << told;
+  for (const char* section : {" request chat\n", " settings\n", " prompt\n", " sampled\n", " answer\n", " refused\n"}) {
+    EXPECT_NE(told.find(section), std::string::npos) << section << told;
+  }
   EXPECT_EQ((log + told).find("canary"), std::string::npos);
 }
 

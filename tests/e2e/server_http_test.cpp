@@ -545,7 +545,7 @@ TEST(ServerStart, ASocketOfSystemdIsTaken) {
 
   Connection early(ntohs(address.sin_port));  // before there is a server
   early.send(http_get("/health"));
-  ServerProcess server(scripted({"--port", "1"}), {"NOTIFY_SOCKET=" + notices, "LISTEN_FDS=1"}, listening);
+  ServerProcess server(scripted(), {"NOTIFY_SOCKET=" + notices, "LISTEN_FDS=1"}, listening);
   EXPECT_EQ(server.port(), ntohs(address.sin_port)) << server.log();
   ASSERT_TRUE(server.ready()) << server.log();
   EXPECT_GT(early.read_reply().status, 0);

@@ -1,6 +1,6 @@
 // The page: which conversation is shown, what is being answered, settings, keys. Everything it keeps stays in the browser.
 import { ChatError, headersFor, requestFor, streamAnswer } from './chat_stream.js';
-import { byId, download, icon, iconButton, make, number } from './dom.js';
+import { byId, contextSize, download, icon, iconButton, make, number } from './dom.js';
 import { Log } from './messages.js';
 import { Sessions, asMarkdown, titleFor } from './sessions.js';
 import { StatusPanel } from './status.js';
@@ -125,7 +125,7 @@ function drawContext() {
   byId('context').hidden = !usage || !total;
   if (!usage || !total) return;
   const used = usage.prompt + usage.answer;
-  byId('context-text').textContent = `${number(used)} of ${number(total)}`;
+  byId('context-text').textContent = `${number(used)} of ${contextSize(total)}`;
   byId('context').title = `${used} of ${total} tokens of context are used`;
   byId('context-bar').style.width = `${Math.min(100, (100 * used) / total)}%`;
 }
@@ -357,7 +357,7 @@ async function refreshModel() {
       const value = defaults[name];
       if (value !== undefined && name !== 'max_tokens') settingsForm.elements[name].placeholder = Number(value.toPrecision(6));
     }
-    byId('welcome-model').textContent = `${model.name} with ${number(model.context)} tokens of context, on this server.`;
+    byId('welcome-model').textContent = `${model.name} with ${contextSize(model.context)} tokens of context, on this server.`;
     drawContext();
   } catch {
     // The panel says what is the matter.

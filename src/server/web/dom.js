@@ -84,6 +84,11 @@ export function download(name, type, text) {
   setTimeout(() => URL.revokeObjectURL(url), 10000);
 }
 
+/** A size of context: powers of two by their usual names. */
+export function contextSize(tokens) {
+  return tokens >= 1024 && tokens % 1024 === 0 ? `${tokens / 1024}K` : number(tokens);
+}
+
 export function number(value) {
   if (value >= 1e6) return `${(value / 1e6).toFixed(value >= 1e7 ? 0 : 1)}M`;
   if (value >= 1e4) return `${Math.round(value / 1e3)}k`;

@@ -167,7 +167,7 @@ class AnswerView {
     if (!message.reasoning) return;
     const thinking = running && message.text === '' && message.calls.length === 0;
     const seconds = Math.max(0, Math.round(((message.thoughtUntil ?? message.started) - message.started) / 1000));
-    this.thoughtName.textContent = thinking ? 'Thinking' : `Thought for ${seconds} s`;
+    this.thoughtName.textContent = thinking ? 'Thinking' : seconds < 1 ? 'Thought for a moment' : `Thought for ${seconds} s`;
     this.thoughts.classList.toggle('thinking', thinking);
     if (this.thoughts.open) this.thoughtMarkdown.update(message.reasoning);
   }

@@ -3,6 +3,7 @@ import { byId, make, number, svg } from './dom.js';
 import { headersFor } from './chat_stream.js';
 
 const kept = 150;  // samples
+const fewest = 40;  // at least so many, so that the first ones are not a sliver
 const width = 240, height = 56;
 
 const graphs = [
@@ -154,7 +155,7 @@ class Graph {
     const top = graph.most?.(now) || roundUp(Math.max(graph.least ?? 1, ...seen));
     this.values.forEach((values, i) => {
       const points = values.map((value, at) => {
-        return [width - ((values.length - 1 - at) * width) / (kept - 1), height - 2 - ((height - 6) * Math.min(value ?? 0, top)) / top];
+        return [width - ((values.length - 1 - at) * width) / (Math.max(fewest, values.length) - 1), height - 2 - ((height - 6) * Math.min(value ?? 0, top)) / top];
       });
       const path = points.map(([x, y], at) => `${at ? 'L' : 'M'}${x.toFixed(1)} ${y.toFixed(1)}`).join('');
       this.lines[i].setAttribute('d', path);
