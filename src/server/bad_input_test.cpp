@@ -344,6 +344,7 @@ TEST(BadInput, AnAnswerThatCannotBeSentEndsItsConnectionAlone) {
       EXPECT_EQ(std::ranges::count(steps, "abandon"), 1) << at;
       EXPECT_EQ(std::ranges::count(steps, "end") + std::ranges::count(steps, "reply"), 0) << at;
       EXPECT_EQ(neighbour->wait(), all) << at;
+      if (HasFailure()) return;  // each would wait as long
     }
   }
   for (int tries = 0; service.running() > 0 && tries < 3000; ++tries) {
