@@ -126,7 +126,7 @@ const hostile = [
   () => raw([request('POST /v1/chat/completions HTTP/1.1', question)], { read: false, ending: 'close' }),
   () => raw([`POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer soak-key\r\nContent-Type: application/json\r\nContent-Length: 99999999999\r\n\r\n`]),
   () => raw(Array.from({ length: 200 }, () => 'GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n'), { ending: 'close' }),
-  async () => { for (const body of ['{}', 'null', '{"messages":[{}]}', '{"messages":[{"role":"user","content":"x"}],"temperature":99}']) {
+  async () => { for (const body of ['{}', 'null', '{"messages":[{}]}', '{"messages":[{"role":"user","content":"x"}],"temperature":-1}']) {
     assert.equal((await fetch(`${base}/v1/chat/completions`, { method: 'POST', headers, body })).status, 400);
   } },
 ];
