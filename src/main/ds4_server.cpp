@@ -126,7 +126,7 @@ void print_config(const CLI::App& app, const std::vector<std::string>& arguments
     }
     if (name == "api-key" && !value.empty()) value = "(hidden)";
     std::printf("%-34s %-24s %s\n", name.c_str(), value.empty() ? "-" : value.c_str(),
-                option->count() == 0               ? "default"
+                option->count() == 0              ? "default"
                 : is_argument(*option, arguments) ? "argument"
                                                   : "config file");
   }

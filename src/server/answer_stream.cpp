@@ -143,8 +143,8 @@ void AnswerStream::block_end(Verdict& verdict) {
   verdict.stop = true;
 }
 
-/// Calls that a client has already seen cannot be taken back; others become what they are, text. A call that was asked for
-/// is never text: its beginning is ours, not the model's.
+/// Calls that a client has already seen cannot be taken back; others become what they are, text. A call that was asked
+/// for is never text: its beginning is ours, not the model's.
 void AnswerStream::block_failed(const chat::Event& event, Verdict& verdict) {
   held_calls_.clear();
   calls_.clear();

@@ -45,8 +45,8 @@ Dialect dialect_of(std::string_view path) {
   return path == "/v1/completions" ? Dialect::kCompletions : Dialect::kChat;
 }
 
-/// JSON under its own name, or under the one that `curl -d` and its like give to everything. A page may send those other
-/// names to any server without asking it first, so from what may be a page only the right one counts.
+/// JSON under its own name, or under the one that `curl -d` and its like give to everything. A page may send those
+/// other names to any server without asking it first, so from what may be a page only the right one counts.
 bool is_json(const HttpRequest& request) {
   std::string_view type = request.header("content-type");
   type = type.substr(0, type.find(';'));

@@ -78,8 +78,7 @@ std::string Metrics::text(const WorkerStats& worker, const HttpCounts& http, boo
   const auto number = [](std::uint64_t value) { return static_cast<double>(value); };
   one(out, "ds4_generations_total", "counter", "Requests taken into the queue.", number(worker.requests));
   one(out, "ds4_prompt_tokens_total", "counter", "Prompt tokens computed.", number(worker.prompt_tokens));
-  one(out, "ds4_cached_tokens_total", "counter", "Prompt tokens that were already there.",
-      number(cached_tokens_));
+  one(out, "ds4_cached_tokens_total", "counter", "Prompt tokens that were already there.", number(cached_tokens_));
   one(out, "ds4_answer_tokens_total", "counter", "Tokens of answers.", number(answer_tokens_));
   one(out, "ds4_passes_total", "counter", "Forward passes.", number(worker.passes));
   one(out, "ds4_connections", "gauge", "Open connections.", static_cast<double>(http.open));

@@ -46,9 +46,9 @@ std::string describe(const GenerationRequest& asked, const Request& request) {
   std::string stops;
   for (const std::string& stop : asked.stop) stops += cat(" \"", escaped(stop), "\"");
   return cat("model ", escaped(asked.model), "\nprompt ", request.prompt.tokens.size(), " tokens, answer at most ",
-             request.max_tokens, "\ntools ", asked.tool_names.size(), ", ", kUses[static_cast<int>(asked.tool_use)], " ",
-             escaped(asked.tool_name), "\ntemperature ", sampling.temperature, ", top_p ", sampling.top_p, ", top_k ",
-             sampling.top_k, ", min_p ", sampling.min_p, ", seed ", sampling.seed, "\nstop", stops,
+             request.max_tokens, "\ntools ", asked.tool_names.size(), ", ", kUses[static_cast<int>(asked.tool_use)],
+             " ", escaped(asked.tool_name), "\ntemperature ", sampling.temperature, ", top_p ", sampling.top_p,
+             ", top_k ", sampling.top_k, ", min_p ", sampling.min_p, ", seed ", sampling.seed, "\nstop", stops,
              asked.stream ? "\nstreamed\n" : "\nwhole\n");
 }
 

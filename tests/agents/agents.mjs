@@ -22,8 +22,11 @@ const agents = {
   claude: {
     read: (home) => call('Read', parameter('file_path', join(home, 'work/NOTE.txt'))),
     run: () => call('Bash', parameter('command', command) + parameter('description', 'Do what the note says')),
-    start: (home, url) => [join(examples, 'claude-code.sh'), ['-p', prompt, '--output-format', 'stream-json', '--verbose',
-      '--allowedTools', 'Bash', 'Read'], { DS4_URL: url, DISABLE_TELEMETRY: '1', DISABLE_ERROR_REPORTING: '1', DISABLE_AUTOUPDATER: '1' }],
+    start: (home, url) => [
+      join(examples, 'claude-code.sh'),
+      ['-p', prompt, '--output-format', 'stream-json', '--verbose', '--allowedTools', 'Bash', 'Read'],
+      { DS4_URL: url, DISABLE_TELEMETRY: '1', DISABLE_ERROR_REPORTING: '1', DISABLE_AUTOUPDATER: '1' },
+    ],
   },
   codex: {
     read: () => call('exec_command', parameter('cmd', 'cat NOTE.txt')),
@@ -32,7 +35,11 @@ const agents = {
       mkdirSync(join(home, '.codex'));
       const text = readFileSync(join(examples, 'codex.toml'), 'utf8').replace('http://127.0.0.1:8000', url);
       writeFileSync(join(home, '.codex/config.toml'), text);
-      return [bin('codex'), ['exec', '--skip-git-repo-check', '--dangerously-bypass-approvals-and-sandbox', '--json', prompt], { LOCAL_API_KEY: 'local-key' }];
+      return [
+        bin('codex'),
+        ['exec', '--skip-git-repo-check', '--dangerously-bypass-approvals-and-sandbox', '--json', prompt],
+        { LOCAL_API_KEY: 'local-key' },
+      ];
     },
   },
   opencode: {
@@ -42,9 +49,15 @@ const agents = {
       mkdirSync(join(home, '.config/opencode'), { recursive: true });
       const text = readFileSync(join(examples, 'opencode.json'), 'utf8').replace('http://127.0.0.1:8000', url);
       writeFileSync(join(home, '.config/opencode/opencode.json'), text);
-      return [bin('opencode'), ['run', '--format', 'json', prompt], {
-        OPENCODE_DISABLE_AUTOUPDATE: '1', OPENCODE_DISABLE_MODELS_FETCH: '1', OPENCODE_DISABLE_LSP_DOWNLOAD: '1',
-      }];
+      return [
+        bin('opencode'),
+        ['run', '--format', 'json', prompt],
+        {
+          OPENCODE_DISABLE_AUTOUPDATE: '1',
+          OPENCODE_DISABLE_MODELS_FETCH: '1',
+          OPENCODE_DISABLE_LSP_DOWNLOAD: '1',
+        },
+      ];
     },
   },
   pi: {
@@ -54,8 +67,11 @@ const agents = {
       mkdirSync(join(home, '.pi/agent'), { recursive: true });
       const text = readFileSync(join(examples, 'pi-models.json'), 'utf8').replace('http://127.0.0.1:8000', url);
       writeFileSync(join(home, '.pi/agent/models.json'), text);
-      return [bin('pi'), ['--provider', 'local', '--model', 'deepseek-v4-flash', '-p', '--mode', 'json', prompt],
-        { PI_OFFLINE: '1', PI_TELEMETRY: '0', PI_SKIP_VERSION_CHECK: '1' }];
+      return [
+        bin('pi'),
+        ['--provider', 'local', '--model', 'deepseek-v4-flash', '-p', '--mode', 'json', prompt],
+        { PI_OFFLINE: '1', PI_TELEMETRY: '0', PI_SKIP_VERSION_CHECK: '1' },
+      ];
     },
   },
 };
@@ -64,12 +80,24 @@ function run(command, args, options, limit) {
   return new Promise((done) => {
     const child = spawn(command, args, { ...options, stdio: ['ignore', 'pipe', 'pipe'], detached: true });
     let out = '';
-    child.stdout.on('data', (data) => { out += data; });
-    child.stderr.on('data', (data) => { out += data; });
+    child.stdout.on('data', (data) => {
+      out += data;
+    });
+    child.stderr.on('data', (data) => {
+      out += data;
+    });
     // What it has started goes with it.
-    const end = () => { try { process.kill(-child.pid, 'SIGKILL'); } catch { /* all gone */ } };
+    const end = () => {
+      try {
+        process.kill(-child.pid, 'SIGKILL');
+      } catch {
+        /* all gone */
+      }
+    };
     const timer = setTimeout(end, limit);
-    child.on('error', (error) => { out += error; });
+    child.on('error', (error) => {
+      out += error;
+    });
     child.on('close', (status) => {
       clearTimeout(timer);
       end();
@@ -80,7 +108,9 @@ function run(command, args, options, limit) {
 
 async function check(name) {
   const agent = agents[name];
-  const home = join(folder, `home-${name}`), work = join(home, 'work'), trace = join(home, 'trace.txt');
+  const home = join(folder, `home-${name}`),
+    work = join(home, 'work'),
+    trace = join(home, 'trace.txt');
   rmSync(home, { recursive: true, force: true });
   mkdirSync(work, { recursive: true });
   writeFileSync(join(work, 'NOTE.txt'), `The otter says: run \`${command}\`.\n`);
@@ -91,10 +121,15 @@ async function check(name) {
     { when: '', reply: 'A title' },
   ];
   writeFileSync(join(home, 'script.json'), JSON.stringify({ rules }));
-  const server = spawn(program, ['-m', model, '--script', join(home, 'script.json'), '--port', '0', '-c', '131072', '--trace', trace],
-    { stdio: ['ignore', 'ignore', 'pipe'] });
+  const server = spawn(
+    program,
+    ['-m', model, '--script', join(home, 'script.json'), '--port', '0', '-c', '131072', '--trace', trace],
+    { stdio: ['ignore', 'ignore', 'pipe'] },
+  );
   let log = '';
-  server.stderr.on('data', (data) => { log += data; });
+  server.stderr.on('data', (data) => {
+    log += data;
+  });
   const closed = new Promise((go) => server.on('close', go));
   let port;
   while (!(port = /event=listening.* port=(\d+)/.exec(log)?.[1]) || !log.includes('event=serving')) {
@@ -102,10 +137,21 @@ async function check(name) {
     await new Promise((go) => setTimeout(go, 50));
   }
   const [command_, args, environment] = agent.start(home, `http://127.0.0.1:${port}`);
-  const outcome = await run(command_, args, {
-    cwd: work,
-    env: { PATH: `${join(folder, 'node_modules/.bin')}:${process.env.PATH}`, HOME: home, TERM: 'dumb', LANG: 'C.UTF-8', ...environment },
-  }, 180000);
+  const outcome = await run(
+    command_,
+    args,
+    {
+      cwd: work,
+      env: {
+        PATH: `${join(folder, 'node_modules/.bin')}:${process.env.PATH}`,
+        HOME: home,
+        TERM: 'dumb',
+        LANG: 'C.UTF-8',
+        ...environment,
+      },
+    },
+    180000,
+  );
   server.kill('SIGTERM');
   await closed;
   writeFileSync(join(home, 'output.txt'), outcome.out);
@@ -118,7 +164,9 @@ async function check(name) {
   const cached = [...log.matchAll(/event=answer .* prompt=(\d+) cached=(\d+)/g)].map(([, all, had]) => had / all);
   if (!(cached.at(-1) > 0.8)) problems.push(`of the last prompt only ${Math.round(100 * cached.at(-1))} % were cached`);
   if (/status=5\d\d|status=400/.test(log)) problems.push('the server refused something');
-  console.log(`agents: ${name}: ${problems.length ? `FAILED: ${problems.join('; ')} (see ${home})` : `ok, ${cached.length} answers, the last prompt ${Math.round(100 * cached.at(-1))} % from cache`}`);
+  console.log(
+    `agents: ${name}: ${problems.length ? `FAILED: ${problems.join('; ')} (see ${home})` : `ok, ${cached.length} answers, the last prompt ${Math.round(100 * cached.at(-1))} % from cache`}`,
+  );
   return problems.length === 0;
 }
 

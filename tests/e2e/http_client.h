@@ -3,8 +3,8 @@
 
 #include <sys/types.h>
 
-#include <optional>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 

@@ -207,8 +207,9 @@ TEST_F(Nano, ResponsesCallAToolInAStream) {
 }
 
 TEST_F(Nano, ToolsThatAreAskedFor) {
-  const std::string body = cat(R"({"messages":[{"role":"user","content":"What is the weather in Paris?"}],"thinking":false,"max_tokens":100,)",
-                               R"("tools":[{"type":"function","function":)", kWeatherTool, "}],\"tool_choice\":");
+  const std::string body = cat(
+      R"({"messages":[{"role":"user","content":"What is the weather in Paris?"}],"thinking":false,"max_tokens":100,)",
+      R"("tools":[{"type":"function","function":)", kWeatherTool, "}],\"tool_choice\":");
   const Json named = json("/v1/chat/completions", body + R"({"type":"function","function":{"name":"get_weather"}}})");
   EXPECT_EQ(named["choices"][0]["message"]["tool_calls"][0]["function"]["name"], "get_weather") << named;
   const Json required = json("/v1/chat/completions", body + "\"required\"}");
@@ -360,13 +361,15 @@ TEST(ScriptedServer, SilenceIsFilledAndErrorsComeInTheStream) {
   }
 }
 
-/// H13: an error at any point of an answer has the shape of the dialect, ends the stream, and is never taken for success.
+/// H13: an error at any point of an answer has the shape of the dialect, ends the stream, and is never taken for
+/// success.
 TEST(ScriptedServer, AnErrorAtAnyTokenIsAnErrorInEveryDialect) {
   constexpr int kPoints = 6;
   std::string rules;
   for (int k = 0; k < kPoints; ++k) {
-    rules += cat(R"({"when":"fail)", k, R"(","reasoning":"hm","reply":"a <｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"f\">\n","fail_at":)", k * 2,
-                 "},");
+    rules += cat(R"({"when":"fail)", k,
+                 R"(","reasoning":"hm","reply":"a <｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"f\">\n","fail_at":)",
+                 k * 2, "},");
   }
   Scripted server(rules + R"({"when":"","reply":"hello"})");
   for (const char* path : {"/v1/chat/completions", "/v1/messages", "/v1/responses", "/v1/completions"}) {
@@ -374,9 +377,10 @@ TEST(ScriptedServer, AnErrorAtAnyTokenIsAnErrorInEveryDialect) {
     for (int k = 0; k < kPoints; ++k) {
       for (const bool stream : {false, true}) {
         const std::string text = cat("\"fail", k, "\"");
-        const std::string input = name == "/v1/responses"     ? "\"input\":" + text
-                                  : name == "/v1/completions" ? "\"prompt\":" + text
-                                                              : "\"messages\":[{\"role\":\"user\",\"content\":" + text + "}]";
+        const std::string input = name == "/v1/responses" ? "\"input\":" + text
+                                  : name == "/v1/completions"
+                                      ? "\"prompt\":" + text
+                                      : "\"messages\":[{\"role\":\"user\",\"content\":" + text + "}]";
         const std::string tool =
             name == "/v1/messages"    ? R"(,"max_tokens":50,"tools":[{"name":"f","input_schema":{"type":"object"}}])"
             : name == "/v1/responses" ? R"(,"tools":[{"type":"function","name":"f","parameters":{"type":"object"}}])"
@@ -429,8 +433,9 @@ TEST(ScriptedServer, TokenIdsAreThoseOfTheVocabulary) {
   Scripted server(R"({"when":"","reply":"hello"})");
   const int vocab = Json::parse(ask(server->port(), http_get("/props")).body)["vocab_size"];
   const auto status = [&](const std::string& path, const std::string& body) { return server.post(path, body).status; };
-  for (const std::string& id : {std::string("-1"), cat(vocab), std::string("2147483648"), std::string("9223372036854775808"),
-                                std::string("1.5"), std::string("\"1\""), std::string("null"), std::string("[1]")}) {
+  for (const std::string& id :
+       {std::string("-1"), cat(vocab), std::string("2147483648"), std::string("9223372036854775808"),
+        std::string("1.5"), std::string("\"1\""), std::string("null"), std::string("[1]")}) {
     EXPECT_EQ(status("/v1/completions", cat("{\"prompt\":[1,", id, "]}")), 400) << id;
     EXPECT_EQ(status("/detokenize", cat("{\"tokens\":[1,", id, "]}")), 400) << id;
   }
@@ -448,11 +453,13 @@ TEST(ScriptedServer, SchemasAreRefusedAtOnce) {
   std::string deep = "{}", groups;
   for (int i = 0; i < 50; ++i) deep = "{\"items\":" + deep + "}";
   for (int i = 0; i < 60000; ++i) groups += "(";
-  for (const std::string& schema : {std::string("{}"), deep, std::string(R"({"$ref":"#"})"), cat(R"({"pattern":")", groups, "\"}"),
-                                    std::string(R"({"pattern":"*"})"), std::string(R"({"pattern":"a{0,2147483647}"})")}) {
+  for (const std::string& schema :
+       {std::string("{}"), deep, std::string(R"({"$ref":"#"})"), cat(R"({"pattern":")", groups, "\"}"),
+        std::string(R"({"pattern":"*"})"), std::string(R"({"pattern":"a{0,2147483647}"})")}) {
     const Reply reply = server.post(
         "/v1/chat/completions",
-        chat("x", cat(R"(,"response_format":{"type":"json_schema","json_schema":{"name":"s","schema":)", schema, "}}")));
+        chat("x",
+             cat(R"(,"response_format":{"type":"json_schema","json_schema":{"name":"s","schema":)", schema, "}}")));
     EXPECT_EQ(reply.status, 400);
     EXPECT_NE(reply.body.find("response_format"), std::string::npos) << reply.body;
   }

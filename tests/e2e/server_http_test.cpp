@@ -110,8 +110,8 @@ TEST_F(Http, BodiesThatAreNoRequests) {
             411);
   // `curl -d` and its like name another type, or none. A page can do that too, but not without saying that it is one.
   const auto typed = [&](const std::string& fields) {
-    return status(cat("POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 15\r\n", fields,
-                      "\r\n{\"content\":\"x\"}"));
+    return status(
+        cat("POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 15\r\n", fields, "\r\n{\"content\":\"x\"}"));
   };
   for (const std::string& type : {std::string("Content-Type: text/plain\r\n"),
                                   std::string("Content-Type: application/x-www-form-urlencoded\r\n"), std::string()}) {
@@ -147,8 +147,9 @@ TEST_F(Http, BodiesThatAreNoRequests) {
 TEST_F(Http, ThePageIsPartOfTheProgram) {
   const Reply page = ask(port(), http_get("/"));
   EXPECT_EQ(page.status, 200);
-  for (const char* field : {"Content-Type: text/html", "default-src 'none'", "script-src 'self'", "frame-ancestors 'none'",
-                            "X-Content-Type-Options: nosniff", "Referrer-Policy: no-referrer"}) {
+  for (const char* field :
+       {"Content-Type: text/html", "default-src 'none'", "script-src 'self'", "frame-ancestors 'none'",
+        "X-Content-Type-Options: nosniff", "Referrer-Policy: no-referrer"}) {
     EXPECT_NE(page.head.find(field), std::string::npos) << field << "\n" << page.head;
   }
   EXPECT_EQ(page.head.find("unsafe"), std::string::npos);
@@ -194,8 +195,8 @@ TEST_F(Http, RequestsThatTwoReadersMayReadDifferently) {
         chat("Transfer-Encoding: gzip, chunked\r\n", "0\r\n\r\n" + hidden),
         chat("Content-Length : 2\r\n", "{}" + hidden), chat("Content-Length: +2\r\n", "{}" + hidden),
         chat("Content-Length: 2,2\r\n", "{}" + hidden), cat("GET /health HTTP/1.1\nHost: localhost\n\n", hidden),
-        cat("GET /health HTTP/1.1\r\nHost: localhost\r\nX: a\r\n b\r\n\r\n", hidden), std::string("GET /health\r\n\r\n"),
-        std::string("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")}) {
+        cat("GET /health HTTP/1.1\r\nHost: localhost\r\nX: a\r\n b\r\n\r\n", hidden),
+        std::string("GET /health\r\n\r\n"), std::string("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")}) {
     Connection connection(port());
     connection.send(request);
     const Reply reply = connection.read_reply();

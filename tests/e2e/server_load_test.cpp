@@ -1,5 +1,6 @@
 // ds4-server under many clients at once, while it computes on all cores: who only asks how it is does not wait, who is
-// slow is closed in time, and nobody who was let in is forgotten. These tests measure, so they are not part of `make test`.
+// slow is closed in time, and nobody who was let in is forgotten. These tests measure, so they are not part of `make
+// test`.
 #include <gtest/gtest.h>
 
 #include <sys/resource.h>
@@ -41,7 +42,9 @@ Latency latency_of(int port, const std::string& request, int count) {
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
   std::sort(times.begin(), times.end());
-  const auto at = [&](double share) { return times[static_cast<std::size_t>(share * static_cast<double>(times.size() - 1))]; };
+  const auto at = [&](double share) {
+    return times[static_cast<std::size_t>(share * static_cast<double>(times.size() - 1))];
+  };
   return {at(0.5), at(0.99), times.back()};
 }
 
@@ -161,9 +164,10 @@ TEST(ServerLoad, LongHistoriesOfCallsAreReadInLinearTime) {
   const auto history = [](int pairs) {
     std::string messages = R"({"role":"user","content":"x"})";
     for (int i = 0; i < pairs; ++i) {
-      messages += cat(R"(,{"role":"assistant","content":[{"type":"tool_use","id":"toolu_)", i,
-                      R"(","name":"f","input":{"a":)", i, R"(}}]},{"role":"user","content":[{"type":"tool_result","tool_use_id":"toolu_)",
-                      i, R"(","content":"some result"}]})");
+      messages +=
+          cat(R"(,{"role":"assistant","content":[{"type":"tool_use","id":"toolu_)", i, R"(","name":"f","input":{"a":)",
+              i, R"(}}]},{"role":"user","content":[{"type":"tool_result","tool_use_id":"toolu_)", i,
+              R"(","content":"some result"}]})");
     }
     return http_post("/v1/messages/count_tokens", cat(R"({"messages":[)", messages, "]}"));
   };

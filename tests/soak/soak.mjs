@@ -8,15 +8,42 @@ import net from 'node:net';
 
 const [program, model, length = '1800'] = process.argv.slice(2);
 const seconds = Number(length);
-const goodWorkers = 6, hostileWorkers = 2;
+const goodWorkers = 6,
+  hostileWorkers = 2;
 const pauseEvery = Math.max(10, Math.min(60, seconds / 12));
-const driftKiB = 16 * 1024, drift = 0.01;  // of memory: whichever is more
+const driftKiB = 16 * 1024,
+  drift = 0.01; // of memory: whichever is more
 
-const server = spawn(program, ['-m', model, '--port', '0', '-c', '2048', '--parallel', '3', '--head-seconds', '3', '--body-seconds', '3',
-  '--api-key', 'soak-key', '--temp', '0'], { stdio: ['ignore', 'ignore', 'pipe'] });
-let log = '', exited = null;
-server.stderr.on('data', (data) => { log = (log + data).slice(-200000); });
-server.on('exit', (code, signal) => { exited = signal ?? code; });
+const server = spawn(
+  program,
+  [
+    '-m',
+    model,
+    '--port',
+    '0',
+    '-c',
+    '2048',
+    '--parallel',
+    '3',
+    '--head-seconds',
+    '3',
+    '--body-seconds',
+    '3',
+    '--api-key',
+    'soak-key',
+    '--temp',
+    '0',
+  ],
+  { stdio: ['ignore', 'ignore', 'pipe'] },
+);
+let log = '',
+  exited = null;
+server.stderr.on('data', (data) => {
+  log = (log + data).slice(-200000);
+});
+server.on('exit', (code, signal) => {
+  exited = signal ?? code;
+});
 const sleep = (ms) => new Promise((go) => setTimeout(go, ms));
 let port;
 while (!(port = /event=listening.* port=(\d+)/.exec(log)?.[1]) || !log.includes('event=serving')) {
@@ -34,33 +61,70 @@ async function post(path, body) {
 
 // The good.
 
-const questions = ['What is the capital of France?', 'What is 12 + 30?', 'What is the capital of Spain?', 'What is 23 + 45?'];
-const tool = { name: 'get_weather', description: 'Get the current weather of a city',
-  parameters: { type: 'object', properties: { city: { type: 'string', description: 'Name of the city' } }, required: ['city'] } };
+const questions = [
+  'What is the capital of France?',
+  'What is 12 + 30?',
+  'What is the capital of Spain?',
+  'What is 23 + 45?',
+];
+const tool = {
+  name: 'get_weather',
+  description: 'Get the current weather of a city',
+  parameters: {
+    type: 'object',
+    properties: { city: { type: 'string', description: 'Name of the city' } },
+    required: ['city'],
+  },
+};
 
 const references = {
-  ...Object.fromEntries(questions.map((content) => [`chat ${content}`, async () => {
-    const { choices: [{ message }] } = (await post('/v1/chat/completions', { max_tokens: 60, messages: [{ role: 'user', content }] })).json();
-    return message.reasoning_content + message.content;
-  }])),
+  ...Object.fromEntries(
+    questions.map((content) => [
+      `chat ${content}`,
+      async () => {
+        const {
+          choices: [{ message }],
+        } = (await post('/v1/chat/completions', { max_tokens: 60, messages: [{ role: 'user', content }] })).json();
+        return message.reasoning_content + message.content;
+      },
+    ]),
+  ),
   async stream() {
-    const { text } = await post('/v1/chat/completions', { max_tokens: 60, stream: true, messages: [{ role: 'user', content: questions[1] }] });
+    const { text } = await post('/v1/chat/completions', {
+      max_tokens: 60,
+      stream: true,
+      messages: [{ role: 'user', content: questions[1] }],
+    });
     assert.match(text, /data: \[DONE\]\n\n$/);
-    return [...text.matchAll(/"(?:content|reasoning_content)":"((?:[^"\\]|\\.)*)"/g)].map(([, piece]) => piece).join('');
+    return [...text.matchAll(/"(?:content|reasoning_content)":"((?:[^"\\]|\\.)*)"/g)]
+      .map(([, piece]) => piece)
+      .join('');
   },
   async messages() {
-    const { content } = (await post('/v1/messages', { max_tokens: 40, thinking: { type: 'disabled' }, messages: [{ role: 'user', content: questions[2] }] })).json();
+    const { content } = (
+      await post('/v1/messages', {
+        max_tokens: 40,
+        thinking: { type: 'disabled' },
+        messages: [{ role: 'user', content: questions[2] }],
+      })
+    ).json();
     return content[0].text;
   },
   async responses() {
-    const { output } = (await post('/v1/responses', { max_output_tokens: 40, reasoning: { effort: 'none' }, input: questions[0] })).json();
+    const { output } = (
+      await post('/v1/responses', { max_output_tokens: 40, reasoning: { effort: 'none' }, input: questions[0] })
+    ).json();
     return output.at(-1).content[0].text;
   },
   async 'tool loop'() {
     const tools = [{ type: 'function', function: tool }];
     const messages = [{ role: 'user', content: 'What is the weather in Paris?' }];
     const first = (await post('/v1/chat/completions', { max_tokens: 200, messages, tools })).json().choices[0].message;
-    messages.push(first, { role: 'tool', tool_call_id: first.tool_calls[0].id, content: '{"city": "Paris", "temperature": 18, "condition": "sunny"}' });
+    messages.push(first, {
+      role: 'tool',
+      tool_call_id: first.tool_calls[0].id,
+      content: '{"city": "Paris", "temperature": 18, "condition": "sunny"}',
+    });
     const { message } = (await post('/v1/chat/completions', { max_tokens: 100, messages, tools })).json().choices[0];
     return first.tool_calls[0].function.arguments + message.content;
   },
@@ -75,17 +139,23 @@ async function wander() {
   const messages = [];
   for (let turn = 0; turn < 5; ++turn) {
     messages.push({ role: 'user', content: `${questions[Math.floor(Math.random() * 4)]} ${Math.random()}` });
-    const reply = await post('/v1/chat/completions', { messages, max_tokens: 30, temperature: 1, reasoning_effort: turn % 2 ? 'none' : 'high' });
+    const reply = await post('/v1/chat/completions', {
+      messages,
+      max_tokens: 30,
+      temperature: 1,
+      reasoning_effort: turn % 2 ? 'none' : 'high',
+    });
     assert.equal(reply.status, 200, reply.text);
     messages.push(reply.json().choices[0].message);
-    if (Math.random() < 0.2) messages.splice(-2, 2);  // the tail is edited
+    if (Math.random() < 0.2) messages.splice(-2, 2); // the tail is edited
   }
 }
 
 // The hostile. Whatever happens to them, the server lives.
 
-const request = (head, body = '') => `${head}\r\nHost: localhost\r\nAuthorization: Bearer soak-key\r\nContent-Type: application/json\r\n`
-  + `Content-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`;
+const request = (head, body = '') =>
+  `${head}\r\nHost: localhost\r\nAuthorization: Bearer soak-key\r\nContent-Type: application/json\r\n` +
+  `Content-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`;
 const question = JSON.stringify({ messages: [{ role: 'user', content: questions[0] }], max_tokens: 100, stream: true });
 
 /** Sends the pieces with pauses; then closes, resets, or waits for the end. */
@@ -95,7 +165,10 @@ function raw(pieces, { pause = 0, ending = 'wait', read = true } = {}) {
     const timer = setTimeout(() => socket.destroy(), 15000);
     if (read) socket.resume();
     socket.on('error', () => {});
-    socket.on('close', () => { clearTimeout(timer); over(); });
+    socket.on('close', () => {
+      clearTimeout(timer);
+      over();
+    });
     (async () => {
       for (const piece of pieces) {
         if (socket.destroyed) return;
@@ -104,7 +177,10 @@ function raw(pieces, { pause = 0, ending = 'wait', read = true } = {}) {
       }
       if (ending === 'reset') socket.resetAndDestroy();
       if (ending === 'half') socket.end();
-      if (ending === 'close') { await sleep(20 + Math.random() * 200); socket.destroy(); }
+      if (ending === 'close') {
+        await sleep(20 + Math.random() * 200);
+        socket.destroy();
+      }
     })();
   });
 }
@@ -114,7 +190,10 @@ const hostile = [
   () => raw([Buffer.from(Array.from({ length: 4000 }, () => Math.random() * 256))], { ending: 'close' }),
   () => raw([`GET /${'a'.repeat(20000)} HTTP/1.1\r\n\r\n`]),
   () => raw([`GET / HTTP/1.1\r\nHost: localhost\r\n${'x: y\r\n'.repeat(2000)}\r\n`]),
-  () => raw([`POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n`]),
+  () =>
+    raw([
+      `POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n`,
+    ]),
   () => raw([request('POST /v1/chat/completions HTTP/1.1', '['.repeat(1e6))], { ending: 'close' }),
   () => raw([request('POST /v1/chat/completions HTTP/1.1', '{"messages":7}')], { ending: 'half' }),
   () => raw(['GET /v1/models HTTP/1.1\r\nHost: evil.example\r\n\r\n'], { ending: 'half' }),
@@ -124,11 +203,25 @@ const hostile = [
   () => raw([request('POST /v1/chat/completions HTTP/1.1', question)], { ending: 'reset' }),
   () => raw([request('POST /v1/chat/completions HTTP/1.1', question)], { ending: 'close' }),
   () => raw([request('POST /v1/chat/completions HTTP/1.1', question)], { read: false, ending: 'close' }),
-  () => raw([`POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer soak-key\r\nContent-Type: application/json\r\nContent-Length: 99999999999\r\n\r\n`]),
-  () => raw(Array.from({ length: 200 }, () => 'GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n'), { ending: 'close' }),
-  async () => { for (const body of ['{}', 'null', '{"messages":[{}]}', '{"messages":[{"role":"user","content":"x"}],"temperature":-1}']) {
-    assert.equal((await fetch(`${base}/v1/chat/completions`, { method: 'POST', headers, body })).status, 400);
-  } },
+  () =>
+    raw([
+      `POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer soak-key\r\nContent-Type: application/json\r\nContent-Length: 99999999999\r\n\r\n`,
+    ]),
+  () =>
+    raw(
+      Array.from({ length: 200 }, () => 'GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n'),
+      { ending: 'close' },
+    ),
+  async () => {
+    for (const body of [
+      '{}',
+      'null',
+      '{"messages":[{}]}',
+      '{"messages":[{"role":"user","content":"x"}],"temperature":-1}',
+    ]) {
+      assert.equal((await fetch(`${base}/v1/chat/completions`, { method: 'POST', headers, body })).status, 400);
+    }
+  },
 ];
 
 // The watch.
@@ -141,13 +234,17 @@ function look() {
 
 const expected = {};
 const problems = [];
-let counted = { good: 0, hostile: 0 }, paused = false, over = false, inside = 0;
+let counted = { good: 0, hostile: 0 },
+  paused = false,
+  over = false,
+  inside = 0;
 
 async function checkReferences() {
   for (const [name, ask] of Object.entries(references)) {
     const found = await ask();
     expected[name] ??= found;
-    if (found !== expected[name]) problems.push(`${name}: expected ${JSON.stringify(expected[name])}, found ${JSON.stringify(found)}`);
+    if (found !== expected[name])
+      problems.push(`${name}: expected ${JSON.stringify(expected[name])}, found ${JSON.stringify(found)}`);
   }
 }
 
@@ -191,12 +288,14 @@ while (Date.now() < end && exited === null && problems.length === 0) {
   await sleep(Math.min(pauseEvery * 1000, Math.max(0, end - Date.now())));
   paused = true;
   while (inside > 0) await sleep(20);
-  await sleep(4000);  // the last connections end on their own time
+  await sleep(4000); // the last connections end on their own time
   await checkReferences();
   await sleep(1000);
   const sample = { ...look(), at: Math.round(seconds - (end - Date.now()) / 1000), ...counted };
   samples.push(sample);
-  console.log(`soak: ${sample.at} s: ${sample.good} good, ${sample.hostile} hostile, ${sample.memory} KiB, ${sample.threads} threads, ${sample.files} files`);
+  console.log(
+    `soak: ${sample.at} s: ${sample.good} good, ${sample.hostile} hostile, ${sample.memory} KiB, ${sample.threads} threads, ${sample.files} files`,
+  );
   paused = false;
 }
 over = true;
@@ -207,9 +306,10 @@ const settled = samples.slice(Math.floor(samples.length / 3));
 if (exited !== null) problems.push(`the server ended with ${exited}`);
 else if (settled.length >= 2) {
   const [first, last] = [settled[0], settled.at(-1)];
-  if (last.memory > first.memory + Math.max(driftKiB, first.memory * drift)) problems.push(`memory grew from ${first.memory} to ${last.memory} KiB`);
+  if (last.memory > first.memory + Math.max(driftKiB, first.memory * drift))
+    problems.push(`memory grew from ${first.memory} to ${last.memory} KiB`);
   if (last.threads !== first.threads) problems.push(`threads: ${first.threads}, then ${last.threads}`);
-  if (last.files > first.files + 2) problems.push(`files: ${first.files}, then ${last.files}`);  // of a kept connection or two
+  if (last.files > first.files + 2) problems.push(`files: ${first.files}, then ${last.files}`); // of a kept connection or two
 } else {
   problems.push('too short to say anything');
 }
@@ -220,5 +320,7 @@ if (exited === null) {
   if (exited !== 0) problems.push(`the server ended with ${exited}`);
 }
 for (const problem of problems.slice(0, 20)) console.log(`soak: ${problem}`);
-console.log(`soak: ${problems.length === 0 ? 'PASS' : 'FAIL'}: ${counted.good} good, ${counted.hostile} hostile in ${seconds} s`);
+console.log(
+  `soak: ${problems.length === 0 ? 'PASS' : 'FAIL'}: ${counted.good} good, ${counted.hostile} hostile in ${seconds} s`,
+);
 process.exit(problems.length === 0 ? 0 : 1);

@@ -17,7 +17,8 @@ async function open(options = {}) {
     if (['error', 'warning'].includes(message.type()) && !expected) page.problems.push(message.text());
   });
   page.on('request', (request) => {
-    if (!request.url().startsWith(base) && !request.url().startsWith('blob:')) page.problems.push(`asked ${request.url()}`);
+    if (!request.url().startsWith(base) && !request.url().startsWith('blob:'))
+      page.problems.push(`asked ${request.url()}`);
   });
   await page.goto(base);
   await page.waitForFunction(() => document.querySelector('#server-state').dataset.state === 'serving');
@@ -29,15 +30,20 @@ async function ask(page, text) {
   await page.keyboard.press('Enter');
 }
 
-const done = (page) => page.waitForFunction(() => {
-  return document.querySelector('#stop').hidden && document.querySelector('#log li:last-child:not(.user)');
-});
+const done = (page) =>
+  page.waitForFunction(() => {
+    return document.querySelector('#stop').hidden && document.querySelector('#log li:last-child:not(.user)');
+  });
 const lastText = (page) => page.locator('.message.assistant').last().locator(':scope > .markdown').innerText();
 const count = (page, selector) => page.locator(selector).count();
 
 async function noSideways(page) {
   const [inner, outer] = await page.evaluate(() => {
-    const wide = Math.max(document.documentElement.scrollWidth, document.body.scrollWidth, document.querySelector('#scroll').scrollWidth);
+    const wide = Math.max(
+      document.documentElement.scrollWidth,
+      document.body.scrollWidth,
+      document.querySelector('#scroll').scrollWidth,
+    );
     return [wide, window.innerWidth];
   });
   assert.ok(inner <= outer, `${inner} px wide in a window of ${outer}`);
@@ -61,7 +67,7 @@ const checks = {
     assert.equal(await count(page, '.markdown table tbody tr'), 3);
     assert.equal(await count(page, '.markdown ol ul li'), 2);
     assert.equal(await page.locator('.code figcaption span').innerText(), 'python');
-    assert.ok(await count(page, '.code .t-word') > 3);
+    assert.ok((await count(page, '.code .t-word')) > 3);
     assert.equal(await page.locator('.markdown a').first().getAttribute('rel'), 'noopener noreferrer nofollow');
     assert.match(await page.locator('.meta').last().innerText(), /tokens/);
     return page;
@@ -74,7 +80,9 @@ const checks = {
     await page.waitForTimeout(200);
     assert.equal(await page.evaluate(() => window.hacked), undefined);
     assert.equal(await count(page, '#log :is(script, img, b, i[onclick], u, iframe, input:not([type=checkbox]))'), 0);
-    const links = await page.locator('#log a').evaluateAll((all) => all.map((a) => a.protocol + (a.getAttributeNames().length)));
+    const links = await page
+      .locator('#log a')
+      .evaluateAll((all) => all.map((a) => a.protocol + a.getAttributeNames().length));
     assert.ok(links.length >= 1 && links.every((link) => link === 'https:3'), links.join());
     assert.match(await lastText(page), /<script>window\.hacked='script'<\/script>/);
     // What is kept is text as well.
@@ -86,13 +94,20 @@ const checks = {
   async 'the policy of the page forbids what a hole would need'() {
     const page = await open();
     const outcome = await page.evaluate(async () => {
-      await new Promise((go) => setTimeout(go));  // what the debugger runs itself is above the policy
+      await new Promise((go) => setTimeout(go)); // what the debugger runs itself is above the policy
       const tried = {};
       for (const [name, attempt] of Object.entries({
-        markup: () => { document.createElement('div').innerHTML = '<b>x</b>'; },
+        markup: () => {
+          document.createElement('div').innerHTML = '<b>x</b>';
+        },
         evaluation: () => Function('return 1')(),
       })) {
-        try { attempt(); tried[name] = 'allowed'; } catch { tried[name] = 'refused'; }
+        try {
+          attempt();
+          tried[name] = 'allowed';
+        } catch {
+          tried[name] = 'refused';
+        }
       }
       return tried;
     });
@@ -112,7 +127,7 @@ const checks = {
     assert.match(kept, /^one two/);
     assert.doesNotMatch(kept, /twenty/);
     assert.match(await page.locator('.meta').last().innerText(), /stopped/);
-    for (let tries = 0; await metric('ds4_requests_running') > before; ++tries) {
+    for (let tries = 0; (await metric('ds4_requests_running')) > before; ++tries) {
       assert.ok(tries < 30, 'the server goes on');
       await page.waitForTimeout(100);
     }
@@ -135,7 +150,7 @@ const checks = {
     await done(page);
     assert.equal(await count(page, '.message'), 4);
     assert.equal(await page.locator('.message.user .bubble').nth(1).innerText(), 'Another second one');
-    assert.ok(await metric('ds4_cached_tokens_total') - cached > 10);
+    assert.ok((await metric('ds4_cached_tokens_total')) - cached > 10);
     return page;
   },
   async 'conversations outlive a reload, and can be renamed, exported and deleted'() {
@@ -158,7 +173,10 @@ const checks = {
     assert.equal(await page.locator('#title').innerText(), 'A new name');
     await page.locator('#sessions li', { hasText: 'A new name' }).hover();
     await page.getByLabel('Export A new name').click();
-    const [file] = await Promise.all([page.waitForEvent('download'), page.getByRole('button', { name: 'Markdown' }).click()]);
+    const [file] = await Promise.all([
+      page.waitForEvent('download'),
+      page.getByRole('button', { name: 'Markdown' }).click(),
+    ]);
     assert.equal(file.suggestedFilename(), 'A-new-name.md');
     await page.locator('#sessions li', { hasText: 'A new name' }).hover();
     await page.getByLabel('Delete A new name').click();
@@ -183,7 +201,10 @@ const checks = {
     const page = await open();
     await page.keyboard.press('Alt+Comma');
     await page.locator('#settings summary').click();
-    await page.fill('#settings [name=tools]', '[{"type":"function","function":{"name":"get_weather","parameters":{"type":"object"}}}]');
+    await page.fill(
+      '#settings [name=tools]',
+      '[{"type":"function","function":{"name":"get_weather","parameters":{"type":"object"}}}]',
+    );
     await page.keyboard.press('Escape');
     await ask(page, 'What is the weather in Paris?');
     await done(page);
@@ -235,8 +256,11 @@ const checks = {
     const page = await open();
     await ask(page, 'slow please');
     await page.keyboard.press('Alt+KeyS');
-    await page.waitForFunction(() => /\d/.test(document.querySelector('.graph .now').textContent) &&
-      [...document.querySelectorAll('.graph .line0.line')].every((line) => line.getAttribute('d').includes('L')));
+    await page.waitForFunction(
+      () =>
+        /\d/.test(document.querySelector('.graph .now').textContent) &&
+        [...document.querySelectorAll('.graph .line0.line')].every((line) => line.getAttribute('d').includes('L')),
+    );
     assert.equal(await count(page, '.graph'), 5);
     await page.waitForFunction(() => /tokens\/s/.test(document.querySelector('#server-state').innerText));
     await page.screenshot({ path: `${pictures}/status.png` });
@@ -248,12 +272,17 @@ const checks = {
     const page = await open();
     await ask(page, 'Give me the tour');
     await done(page);
-    const nameless = await page.evaluate(() => [...document.querySelectorAll('button, input, textarea, select, a')].filter((node) => {
-      const label = node.getAttribute('aria-label') || node.textContent.trim() || node.labels?.[0]?.textContent.trim();
-      return !label;
-    }).map((node) => node.outerHTML));
+    const nameless = await page.evaluate(() =>
+      [...document.querySelectorAll('button, input, textarea, select, a')]
+        .filter((node) => {
+          const label =
+            node.getAttribute('aria-label') || node.textContent.trim() || node.labels?.[0]?.textContent.trim();
+          return !label;
+        })
+        .map((node) => node.outerHTML),
+    );
     assert.deepEqual(nameless, []);
-    await page.keyboard.press('?');  // typed, not taken: the box has the focus
+    await page.keyboard.press('?'); // typed, not taken: the box has the focus
     assert.equal(await page.locator('#keys').isVisible(), false);
     await page.locator('#scroll').focus();
     await page.keyboard.press('?');
@@ -304,10 +333,14 @@ const checks = {
       await ask(page, 'Give me the tour');
       await done(page);
       await page.locator('.thoughts summary').click();
-      await page.locator('#scroll').evaluate((node) => { node.scrollTop = 0; });
+      await page.locator('#scroll').evaluate((node) => {
+        node.scrollTop = 0;
+      });
       await page.waitForTimeout(200);
       await page.screenshot({ path: `${pictures}/chat-${colorScheme}.png` });
-      await page.locator('#scroll').evaluate((node) => { node.scrollTop = node.scrollHeight; });
+      await page.locator('#scroll').evaluate((node) => {
+        node.scrollTop = node.scrollHeight;
+      });
       await page.keyboard.press('Alt+KeyS');
       await page.waitForTimeout(1500);
       await page.screenshot({ path: `${pictures}/end-${colorScheme}.png` });

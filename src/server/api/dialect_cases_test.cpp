@@ -326,5 +326,91 @@ TEST(ParseJson, RefusesWhatIsNotPlainJson) {
   EXPECT_EQ(dump(*kept), "{\"b\":9007199254740993,\"a\":-0.0,\"c\":18446744073709551615}");
 }
 
+/// H10: the grammar's corners, in the kinds that public suites have: structure, numbers, strings, Unicode.
+TEST(ParseJson, AcceptsAndRefusesAsTheSpecificationSays) {
+  const char* good[] = {"[]",
+                        "{}",
+                        "[[]]",
+                        "[{}]",
+                        "{\"\":0}",
+                        "{\"a\":[]}",
+                        " [ ] ",
+                        "\t\n\r [1]\n",
+                        "null",
+                        "true",
+                        "false",
+                        "\"\"",
+                        "0",
+                        "-0",
+                        "1",
+                        "-1",
+                        "0.5",
+                        "-0.1",
+                        "1e5",
+                        "1E+5",
+                        "1e-5",
+                        "0e0",
+                        "0e+1",
+                        "1.5E-10",
+                        "123456789",
+                        "[null, 1, \"x\"]",
+                        "\"\\u0041\"",
+                        "\"\\u00e9\"",
+                        "\"\\uD834\\udd1e\"",
+                        "\"\\\\\"",
+                        "\"\\/\"",
+                        "\"\\b\\f\\n\\r\\t\\\"\"",
+                        "\"\x7f\"",
+                        "\"\xc3\xa9\"",
+                        "\"\xf0\x9f\x98\x80\"",
+                        "\"\xef\xbf\xbf\"",
+                        "\"\xe2\x80\xa8\"",
+                        "\"/* no comment */\"",
+                        "{\"a\":{\"b\":{\"c\":[1,[2,[3]]]}}}",
+                        "{\"a\":1,\"A\":2}",
+                        "[1,2,3]",
+                        "[-1.0e-1]",
+                        "\"\\u2028\"",
+                        "{\"\\u0061\":1}",
+                        "9223372036854775807",
+                        "-9223372036854775808",
+                        "18446744073709551615",
+                        "1e308",
+                        "5e-324",
+                        "1e-999"};
+  const char* bad[] = {
+      // structure
+      "", " ", "[", "]", "{", "}", "[1", "[1,", "[,1]", "[1,,2]", "[1 2]", "[1,]", "[,]", "[\"a\"", "[1]]", "[1][2]",
+      "{\"a\"}", "{\"a\":}", "{\"a\":1,}", "{,\"a\":1}", "{\"a\" 1}", "{a:1}", "{1:1}", "{null:1}", "{\"a\":1 \"b\":2}",
+      "{\"a\":1,,\"b\":2}", "{\"a\":1}x", "{\"a\":1}{", "[}", "{]", "[{]}", "[1:2]", "{\"a\",1}", "(1)", "<null>",
+      "[a]", "nul", "nulll", "tru", "True", "FALSE", "None", "undefined", "// x\n1", "/* x */ 1", "1 // x", "# x\n1",
+      "[1]\xc2\xa0", "\x0b[1]", "\x0c[1]", "\xe2\x81\xa0[1]", "{\"a\":1,\"a\":1}", "{\"a\":1,\"\\u0061\":2}",
+      "[{\"x\":{\"a\":1,\"a\":2}}]",
+      // numbers
+      "+1", "01", "-01", "00", "1.", ".5", "-.5", "-", "--1", "1e", "1e+", "1e-", "1.e5", "0x10", "1_000", "1,5",
+      "1.5.5", "1 e5", "Infinity", "-Infinity", "NaN", "-NaN", "inf", "1e400", "-1e400", "0b1", "1f", "\xef\xbc\x91",
+      // strings
+      "\"", "\"a", "'a'", "\"a\nb\"", "\"\t\"", "\"\x1f\"", "\"\\x41\"", "\"\\a\"", "\"\\u\"", "\"\\u00\"",
+      "\"\\u00g0\"", "\"\\U0041\"", "\"\\\"", "\"\\ud800\"", "\"\\udc00\"", "\"\\ud800\\ud800\"", "\"\\ud800a\"",
+      "\"\\udc00\\ud800\"", "\"\\u0000\"", "a\"", "\"a\"b", "`a`",
+      // bytes
+      "\"\xff\"", "\"\x80\"", "\"\xc0\xaf\"", "\"\xc3\"", "\"\xe0\x80\xaf\"", "\"\xed\xa0\x80\"",
+      "\"\xf4\x90\x80\x80\"", "\"\xf8\x88\x80\x80\x80\"", "\"\xf0\x9f\x98\"", "\xef\xbb\xbf[]", "\xfe\xff",
+      "{\"\xff\":1}", "[\"\xc3\xa9\xc3\"]"};
+  std::string problem;
+  for (const char* text : good) EXPECT_TRUE(parse_json(text, problem)) << text << ": " << problem;
+  for (const char* text : bad) {
+    problem.clear();
+    EXPECT_FALSE(parse_json(text, problem)) << text;
+    EXPECT_FALSE(problem.empty()) << text;
+  }
+  using namespace std::string_view_literals;
+  for (const std::string_view text : {"[1]\0"sv, "\0"sv, "\"a\0\""sv, "{\"a\0b\":1}"sv})
+    EXPECT_FALSE(parse_json(std::string(text), problem));
+  const std::string digits(10 << 20, '1');
+  EXPECT_FALSE(parse_json(digits, problem));
+  EXPECT_FALSE(parse_json(cat("{\"a\":", digits, "}"), problem));
+}
+
 }  // namespace
 }  // namespace ds4::server

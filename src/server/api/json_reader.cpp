@@ -100,6 +100,11 @@ std::optional<Json> parse_json(std::string_view text, std::string& error, int ma
     error = "not valid JSON: it begins with a byte order mark";
     return std::nullopt;
   }
+  // The parser takes such a byte for the end, and what stands behind it would be read by nobody.
+  if (const std::size_t zero = text.find('\0'); zero != std::string_view::npos) {
+    error = cat("not valid JSON: a NUL at byte ", zero);
+    return std::nullopt;
+  }
   Builder builder(max_depth, error);
   if (!Json::sax_parse(text.begin(), text.end(), &builder) || !error.empty()) {
     if (error.empty()) error = "not valid JSON";

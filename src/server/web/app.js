@@ -1,4 +1,4 @@
-// The page: which conversation is shown, what is being answered, settings, keys. Everything it keeps stays in the browser.
+// The page: which conversation is shown, what is being answered, settings, keys. What it keeps stays in the browser.
 import { ChatError, headersFor, requestFor, streamAnswer } from './chat_stream.js';
 import { byId, contextSize, download, icon, iconButton, make, number } from './dom.js';
 import { Log } from './messages.js';
@@ -48,7 +48,8 @@ function readSettings() {
     }
   }
   for (const name of numbers) {
-    if (!fields[name].validity.valid) problem = `${fields[name].parentNode.firstChild.textContent.trim()}: ${fields[name].validationMessage}`;
+    if (!fields[name].validity.valid)
+      problem = `${fields[name].parentNode.firstChild.textContent.trim()}: ${fields[name].validationMessage}`;
   }
   byId('settings-problem').textContent = problem;
   if (problem.startsWith('Tools')) fields.tools.closest('details').open = true;
@@ -90,7 +91,7 @@ function announce(text) {
 // Conversations.
 
 const sessions = new Sessions(notice);
-const running = new Map();  // by session: what ends its answer
+const running = new Map(); // by session: what ends its answer
 let current = sessions.get(stored('ds4.current', '')) ?? sessions.list()[0] ?? sessions.create();
 
 const log = new Log({ edit: editAndSend, retry, result: giveResult });
@@ -140,10 +141,15 @@ function drawEntry(session) {
   if (session === current) open.setAttribute('aria-current', 'page');
   const node = make('li', { class: running.has(session.id) ? 'running' : undefined }, open);
   if (session.messages.length === 0) return node;
-  node.append(make('div', { class: 'entry-actions' },
-    iconButton('edit', `Rename ${session.title}`, () => rename(session, node)),
-    iconButton('save', `Export ${session.title}`, () => exportMenu(session, node)),
-    iconButton('trash', `Delete ${session.title}`, () => askToDelete(session, node))));
+  node.append(
+    make(
+      'div',
+      { class: 'entry-actions' },
+      iconButton('edit', `Rename ${session.title}`, () => rename(session, node)),
+      iconButton('save', `Export ${session.title}`, () => exportMenu(session, node)),
+      iconButton('trash', `Delete ${session.title}`, () => askToDelete(session, node)),
+    ),
+  );
   return node;
 }
 
@@ -174,21 +180,41 @@ function rename(session, node) {
 }
 
 function exportMenu(session, node) {
-  const name = session.title.replace(/[^\p{L}\p{N} ._-]+/gu, '').trim().replaceAll(' ', '-') || 'chat';
-  const choice = (label, type, ending, text) => make('button', {
-    class: 'primary', onclick: () => (download(`${name}.${ending}`, type, text()), drawList()),
-  }, label);
-  node.replaceChildren(make('div', { class: 'confirm' },
-    choice('Markdown', 'text/markdown', 'md', () => asMarkdown(session)),
-    choice('JSON', 'application/json', 'json', () => JSON.stringify(session, null, 2)),
-    make('button', { onclick: drawList }, 'Cancel')));
+  const name =
+    session.title
+      .replace(/[^\p{L}\p{N} ._-]+/gu, '')
+      .trim()
+      .replaceAll(' ', '-') || 'chat';
+  const choice = (label, type, ending, text) =>
+    make(
+      'button',
+      {
+        class: 'primary',
+        onclick: () => (download(`${name}.${ending}`, type, text()), drawList()),
+      },
+      label,
+    );
+  node.replaceChildren(
+    make(
+      'div',
+      { class: 'confirm' },
+      choice('Markdown', 'text/markdown', 'md', () => asMarkdown(session)),
+      choice('JSON', 'application/json', 'json', () => JSON.stringify(session, null, 2)),
+      make('button', { onclick: drawList }, 'Cancel'),
+    ),
+  );
   node.querySelector('button').focus();
 }
 
 function askToDelete(session, node) {
-  node.replaceChildren(make('div', { class: 'confirm' },
-    make('button', { class: 'danger', onclick: () => remove(session) }, 'Delete'),
-    make('button', { onclick: drawList }, 'Keep')));
+  node.replaceChildren(
+    make(
+      'div',
+      { class: 'confirm' },
+      make('button', { class: 'danger', onclick: () => remove(session) }, 'Delete'),
+      make('button', { onclick: drawList }, 'Keep'),
+    ),
+  );
   node.querySelector('button').focus();
 }
 
@@ -284,7 +310,9 @@ async function answer(session) {
   }
   if (running.get(session.id) === abort) running.delete(session.id);
   touched(session);
-  announce(message.state === 'done' ? 'The answer is complete' : message.state === 'stopped' ? 'Stopped' : message.problem);
+  announce(
+    message.state === 'done' ? 'The answer is complete' : message.state === 'stopped' ? 'Stopped' : message.problem,
+  );
 }
 
 function stop() {
@@ -333,31 +361,45 @@ byId('thinking').addEventListener('change', (event) => {
   saveSettings();
 });
 
-for (const text of ['Explain how a mixture of experts works', 'Write a shell script that finds large files', 'Plan a weekend in the mountains']) {
+for (const text of [
+  'Explain how a mixture of experts works',
+  'Write a shell script that finds large files',
+  'Plan a weekend in the mountains',
+]) {
   byId('examples').append(make('button', { onclick: () => send(text) }, text));
 }
 
 // The server.
 
 const model = { name: '', context: 0 };
-const stateNames = { serving: 'ready', loading: 'loading the model', stopping: 'stopping', locked: 'key needed', gone: 'not reachable' };
+const stateNames = {
+  serving: 'ready',
+  loading: 'loading the model',
+  stopping: 'stopping',
+  locked: 'key needed',
+  gone: 'not reachable',
+};
 let lastState = '';
 
 async function refreshModel() {
   try {
-    const [models, props] = await Promise.all(['/v1/models', '/props'].map(async (path) => {
-      const response = await fetch(path, { headers: headersFor(settings) });
-      if (!response.ok) throw new ChatError('', response.status);
-      return response.json();
-    }));
+    const [models, props] = await Promise.all(
+      ['/v1/models', '/props'].map(async (path) => {
+        const response = await fetch(path, { headers: headersFor(settings) });
+        if (!response.ok) throw new ChatError('', response.status);
+        return response.json();
+      }),
+    );
     model.name = models.data[0].id;
     model.context = models.data[0].context_length;
     const defaults = props.default_generation_settings.params;
     for (const name of numbers) {
       const value = defaults[name];
-      if (value !== undefined && name !== 'max_tokens') settingsForm.elements[name].placeholder = Number(value.toPrecision(6));
+      if (value !== undefined && name !== 'max_tokens')
+        settingsForm.elements[name].placeholder = Number(value.toPrecision(6));
     }
-    byId('welcome-model').textContent = `${model.name} with ${contextSize(model.context)} tokens of context, on this server.`;
+    byId('welcome-model').textContent =
+      `${model.name} with ${contextSize(model.context)} tokens of context, on this server.`;
     drawContext();
   } catch {
     // The panel says what is the matter.
@@ -366,7 +408,8 @@ async function refreshModel() {
 
 const panel = new StatusPanel(settings, (state, speed) => {
   byId('server-state').dataset.state = state;
-  byId('server-state-text').textContent = state === 'serving' && speed >= 0.5 ? `${number(speed)} tokens/s` : stateNames[state];
+  byId('server-state-text').textContent =
+    state === 'serving' && speed >= 0.5 ? `${number(speed)} tokens/s` : stateNames[state];
   byId('server-state').setAttribute('aria-label', `Server: ${byId('server-state-text').textContent}. Show its status`);
   if (state === 'serving' && (lastState !== 'serving' || !model.name)) refreshModel();
   lastState = state;
@@ -432,8 +475,11 @@ const keys = [
   ['Alt ,', 'settings', 'Comma', () => openSettings()],
   ['?', 'this list'],
 ];
-byId('key-list').append(...keys.map(([key, what]) => make('div', {},
-  make('dt', {}, ...key.split(' ').map((one) => make('kbd', {}, one))), make('dd', {}, what))));
+byId('key-list').append(
+  ...keys.map(([key, what]) =>
+    make('div', {}, make('dt', {}, ...key.split(' ').map((one) => make('kbd', {}, one))), make('dd', {}, what)),
+  ),
+);
 byId('open-keys').addEventListener('click', () => byId('keys').showModal());
 
 document.addEventListener('keydown', (event) => {

@@ -48,7 +48,11 @@ export function icon(name) {
 
 /** A button with a picture and words that only a reader hears. */
 export function iconButton(name, label, action) {
-  return make('button', { type: 'button', class: 'icon', 'aria-label': label, title: label, onclick: action }, icon(name));
+  return make(
+    'button',
+    { type: 'button', class: 'icon', 'aria-label': label, title: label, onclick: action },
+    icon(name),
+  );
 }
 
 /** Copies and says so for a moment in place of the picture. */

@@ -2,6 +2,7 @@
 // checked, never in markup. Everything is linear in the text. A block that has not changed keeps its node, so a stream
 // draws its last block anew and nothing else.
 import { copyButton, make } from './dom.js';
+import { highlight } from './highlight.js';
 
 const maxDepth = 12;
 const fenceLine = /^ {0,3}(`{3,}|~{3,})[ \t]*([^`]*)$/;
@@ -15,7 +16,7 @@ const tableRule = /^ {0,3}\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]
 export class MarkdownView {
   constructor(element) {
     this.element = element;
-    this.drawn = [];  // what each child shows
+    this.drawn = []; // what each child shows
   }
 
   update(text) {
@@ -37,7 +38,9 @@ export class MarkdownView {
 }
 
 function startsBlock(line) {
-  return fenceLine.test(line) || headingLine.test(line) || ruleLine.test(line) || quoteLine.test(line) || itemLine.test(line);
+  return (
+    fenceLine.test(line) || headingLine.test(line) || ruleLine.test(line) || quoteLine.test(line) || itemLine.test(line)
+  );
 }
 
 const isBlank = (line) => line.trim() === '';
@@ -70,8 +73,13 @@ function takeBlock(lines, at) {
     return [{ kind: 'quote' }, end];
   }
   if (itemLine.test(line)) return [{ kind: 'list' }, endOfList(lines, at)];
-  if (line.includes('|') && end < lines.length && lines[end].includes('-') && tableRule.test(lines[end]) &&
-      cells(line).length === cells(lines[end]).length) {
+  if (
+    line.includes('|') &&
+    end < lines.length &&
+    lines[end].includes('-') &&
+    tableRule.test(lines[end]) &&
+    cells(line).length === cells(lines[end]).length
+  ) {
     while (end < lines.length && lines[end].includes('|')) ++end;
     return [{ kind: 'table' }, end];
   }
@@ -87,7 +95,10 @@ function takeFence(lines, at, [, marks, info]) {
   };
   while (end < lines.length && !closes(lines[end])) ++end;
   const open = end >= lines.length;
-  return [{ kind: 'code', language: info.trim().split(/\s/)[0], indent: indentOf(lines[at]), open }, open ? end : end + 1];
+  return [
+    { kind: 'code', language: info.trim().split(/\s/)[0], indent: indentOf(lines[at]), open },
+    open ? end : end + 1,
+  ];
 }
 
 /** A list goes on over blank lines as long as items or indented lines follow. */
@@ -111,13 +122,24 @@ function endOfList(lines, at) {
 function drawBlock(block, depth) {
   if (depth > maxDepth) return make('p', {}, block.lines.join('\n'));
   switch (block.kind) {
-    case 'code': return drawCode(block);
-    case 'rule': return make('hr');
-    case 'heading': return drawHeading(block.lines[0]);
-    case 'quote': return drawInside(make('blockquote'), block.lines.map((line) => line.replace(quoteLine, '')), depth);
-    case 'list': return drawList(block.lines, depth);
-    case 'table': return drawTable(block.lines);
-    default: return inline(make('p'), block.lines.map((line) => line.trimStart()).join('\n'));
+    case 'code':
+      return drawCode(block);
+    case 'rule':
+      return make('hr');
+    case 'heading':
+      return drawHeading(block.lines[0]);
+    case 'quote':
+      return drawInside(
+        make('blockquote'),
+        block.lines.map((line) => line.replace(quoteLine, '')),
+        depth,
+      );
+    case 'list':
+      return drawList(block.lines, depth);
+    case 'table':
+      return drawTable(block.lines);
+    default:
+      return inline(make('p'), block.lines.map((line) => line.trimStart()).join('\n'));
   }
 }
 
@@ -133,14 +155,25 @@ function drawHeading(line) {
 }
 
 function drawCode(block) {
-  const body = block.lines.slice(1, block.open ? undefined : -1).map((line) => {
-    return line.slice(Math.min(block.indent, indentOf(line)));
-  }).join('\n');
+  const body = block.lines
+    .slice(1, block.open ? undefined : -1)
+    .map((line) => {
+      return line.slice(Math.min(block.indent, indentOf(line)));
+    })
+    .join('\n');
   const code = make('code');
   highlight(code, body, block.language.toLowerCase());
-  return make('figure', { class: 'code' },
-    make('figcaption', {}, make('span', {}, block.language || 'text'), copyButton('Copy the code', () => body)),
-    make('pre', { tabindex: '0' }, code));
+  return make(
+    'figure',
+    { class: 'code' },
+    make(
+      'figcaption',
+      {},
+      make('span', {}, block.language || 'text'),
+      copyButton('Copy the code', () => body),
+    ),
+    make('pre', { tabindex: '0' }, code),
+  );
 }
 
 function drawList(lines, depth) {
@@ -148,7 +181,7 @@ function drawList(lines, depth) {
   let number = null;
   for (const line of lines) {
     const mark = itemLine.exec(line);
-    const belongs = items.length > 0 && mark && mark[1].length >= 2;  // two spaces are enough for a nested list
+    const belongs = items.length > 0 && mark && mark[1].length >= 2; // two spaces are enough for a nested list
     if (mark && !belongs) {
       if (number === null && /\d/.test(mark[2])) number = parseInt(mark[2], 10);
       items.push({ indent: Math.max(2, mark[0].length), lines: [line.slice(mark[0].length)] });
@@ -168,7 +201,9 @@ function drawItem(lines, depth) {
   if (task) {
     node.className = 'task';
     const done = task[1] !== ' ';
-    node.append(make('input', { type: 'checkbox', disabled: true, checked: done, 'aria-label': done ? 'done' : 'to do' }));
+    node.append(
+      make('input', { type: 'checkbox', disabled: true, checked: done, 'aria-label': done ? 'done' : 'to do' }),
+    );
     lines[0] = lines[0].slice(4);
   }
   const blocks = splitBlocks(lines);
@@ -207,8 +242,16 @@ function drawTable(lines) {
     aligns.forEach((align, i) => tr.append(inline(make(tag, { class: align }), found[i] ?? '')));
     return tr;
   };
-  return make('div', { class: 'table', tabindex: '0', role: 'region', 'aria-label': 'Table' },
-    make('table', {}, make('thead', {}, row(lines[0], 'th')), make('tbody', {}, ...lines.slice(2).map((line) => row(line, 'td')))));
+  return make(
+    'div',
+    { class: 'table', tabindex: '0', role: 'region', 'aria-label': 'Table' },
+    make(
+      'table',
+      {},
+      make('thead', {}, row(lines[0], 'th')),
+      make('tbody', {}, ...lines.slice(2).map((line) => row(line, 'td'))),
+    ),
+  );
 }
 
 // Inline text.
@@ -267,13 +310,15 @@ function inline(parent, text, depth = 0) {
     plain = '';
     if (node) open.at(-1).node.append(node);
   };
-  const giveUp = () => {  // a mark that was never closed is text
+  const giveUp = () => {
+    // a mark that was never closed is text
     put();
     const { node, mark } = open.pop();
     node.replaceWith(mark, ...node.childNodes);
   };
   const runEnd = backtickRuns(text);
-  const closeBracket = finder(text, ']'), closeRound = finder(text, ')');
+  const closeBracket = finder(text, ']'),
+    closeRound = finder(text, ')');
   const closeMath = { '(': finder(text, '\\)'), '[': finder(text, '\\]'), $: finder(text, '$$') };
   const math = (from, to) => put(make('span', { class: 'math' }, text.slice(from, to)));
 
@@ -346,7 +391,8 @@ function inline(parent, text, depth = 0) {
     const c = text[i];
     let end = i;
     while (text[end] === c) ++end;
-    const before = text[i - 1] ?? ' ', after = text[end] ?? ' ';
+    const before = text[i - 1] ?? ' ',
+      after = text[end] ?? ' ';
     const opens = !/\s/.test(after) && (c !== '_' || !/\w/.test(before));
     const closes = !/\s/.test(before) && (c !== '_' || !/\w/.test(after));
     while (i < end) {
@@ -384,7 +430,11 @@ function inline(parent, text, depth = 0) {
     if (end > 0 && depth < 2) {
       let to = end;
       if (text.slice(close + 2, end).includes('(') && text[end + 1] === ')') ++to;
-      const target = text.slice(close + 2, to).trim().split(/\s/)[0].replace(/^<|>$/g, '');
+      const target = text
+        .slice(close + 2, to)
+        .trim()
+        .split(/\s/)[0]
+        .replace(/^<|>$/g, '');
       const href = safeUrl(target);
       if (href) {
         put(link(href, depth, text.slice(from, close) || target));
@@ -394,40 +444,4 @@ function inline(parent, text, depth = 0) {
     plain += text.slice(i, from);
     return from;
   }
-}
-
-// Colours for code: comments, strings, numbers, and words that most languages share.
-
-const hash = new Set(['python', 'py', 'sh', 'bash', 'zsh', 'shell', 'console', 'yaml', 'yml', 'toml', 'ruby', 'rb', 'r', 'perl', 'make',
-  'makefile', 'cmake', 'dockerfile', 'ini', 'conf', 'elixir', 'nix', 'powershell']);
-const noColours = new Set(['', 'text', 'txt', 'plain', 'output', 'log', 'markdown', 'md']);
-const words = ('abstract and as async await auto begin bool boolean break case catch char class const constexpr continue def ' +
-  'default defer del delete do done double elif else elsif end enum except export extends extern false False fi final finally ' +
-  'float fn for foreach from func function global go goto if impl implements import in include inline instanceof int ' +
-  'interface is lambda let long loop match mod module move mut namespace new nil None nonlocal not null nullptr object of ' +
-  'operator or override package pass private protected pub public raise ref require return select self short signed sizeof ' +
-  'static string struct super switch template then this throw throws trait true True try type typedef typeof union unless ' +
-  'unsafe unsigned until use using var virtual void volatile when where while with yield ' +
-  'SELECT FROM WHERE INSERT INTO UPDATE DELETE CREATE TABLE JOIN LEFT RIGHT INNER ON GROUP ORDER BY LIMIT VALUES SET AND OR NOT NULL AS');
-const keywords = new Set(words.split(' '));
-const strings = '"(?:\\\\.|[^"\\\\\\n])*"?|\'(?:\\\\.|[^\'\\\\\\n])*\'?|`(?:\\\\.|[^`\\\\])*`?';
-const slashComment = '\\/\\/[^\\n]*|\\/\\*(?:[^*]|\\*(?!\\/))*(?:\\*\\/)?|<!--(?:[^-]|-(?!->))*(?:-->)?';
-const tail = `|(${strings})|(\\b\\d[\\w.]*)|([A-Za-z_]\\w*)`;
-const withSlashes = new RegExp(`(${slashComment})${tail}`, 'g');
-const withHashes = new RegExp(`(#[^\\n]*)${tail}`, 'g');
-
-function highlight(node, text, language) {
-  if (noColours.has(language) || text.length > 60000) return node.append(text);
-  const pattern = hash.has(language) ? withHashes : withSlashes;
-  let plain = 0;
-  for (const found of text.matchAll(pattern)) {
-    const [all, comment, string, digits, word] = found;
-    if (word !== undefined && !keywords.has(word)) continue;
-    const kind = comment !== undefined ? 'comment' : string !== undefined ? 'string' : digits !== undefined ? 'number' : 'word';
-    if (found.index > plain) node.append(text.slice(plain, found.index));
-    node.append(make('span', { class: `t-${kind}` }, all));
-    plain = found.index + all.length;
-  }
-  node.append(text.slice(plain));
-  return node;
 }

@@ -78,7 +78,11 @@ class GivenView {
     this.message = message;
     const tool = message.role === 'tool';
     this.text = make('div', { class: 'bubble' }, message.text);
-    this.actions = make('div', { class: 'actions' }, copyButton('Copy', () => message.text));
+    this.actions = make(
+      'div',
+      { class: 'actions' },
+      copyButton('Copy', () => message.text),
+    );
     if (!tool) this.actions.append(iconButton('edit', 'Edit and send again', () => this.edit(log, index)));
     this.node = make('li', { class: `message ${message.role}`, 'aria-label': tool ? 'Tool result' : 'You' });
     if (tool) this.node.append(make('div', { class: 'label' }, 'Tool result'));
@@ -89,7 +93,10 @@ class GivenView {
 
   edit(log, index) {
     if (this.form) return;
-    const area = make('textarea', { 'aria-label': 'Your message', rows: Math.min(12, this.message.text.split('\n').length + 1) });
+    const area = make('textarea', {
+      'aria-label': 'Your message',
+      rows: Math.min(12, this.message.text.split('\n').length + 1),
+    });
     area.value = this.message.text;
     const leave = () => {
       this.form.replaceWith(this.text);
@@ -106,11 +113,18 @@ class GivenView {
       }
       if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) send();
     });
-    this.form = make('form', { class: 'edit', onsubmit: (event) => (event.preventDefault(), send()) }, area,
-      make('div', { class: 'buttons' },
+    this.form = make(
+      'form',
+      { class: 'edit', onsubmit: (event) => (event.preventDefault(), send()) },
+      area,
+      make(
+        'div',
+        { class: 'buttons' },
         make('span', { class: 'quiet' }, 'What follows this message is replaced.'),
         make('button', { type: 'button', onclick: leave }, 'Cancel'),
-        make('button', { type: 'submit', class: 'primary' }, 'Send')));
+        make('button', { type: 'submit', class: 'primary' }, 'Send'),
+      ),
+    );
     this.text.replaceWith(this.form);
     this.actions.hidden = true;
     area.focus();
@@ -125,18 +139,36 @@ class AnswerView {
     this.index = index;
     this.thoughtText = make('div', { class: 'markdown' });
     this.thoughtName = make('span');
-    this.thoughts = make('details', { class: 'thoughts', hidden: true },
-      make('summary', {}, this.thoughtName), this.thoughtText);
+    this.thoughts = make(
+      'details',
+      { class: 'thoughts', hidden: true },
+      make('summary', {}, this.thoughtName),
+      this.thoughtText,
+    );
     this.thoughts.addEventListener('toggle', () => this.draw(this.last));
     this.text = make('div', { class: 'markdown' });
     this.calls = make('div', { class: 'calls' });
     this.problem = make('div', { class: 'problem', role: 'alert', hidden: true });
     this.meta = make('span', { class: 'meta' });
     this.retry = iconButton('retry', 'Answer again', () => log.actions.retry(log.session, index));
-    this.actions = make('div', { class: 'actions' }, copyButton('Copy the answer', () => message.text), this.retry, this.meta);
+    this.actions = make(
+      'div',
+      { class: 'actions' },
+      copyButton('Copy the answer', () => message.text),
+      this.retry,
+      this.meta,
+    );
     this.dots = make('div', { class: 'dots', 'aria-label': 'The model is working' }, make('i'), make('i'), make('i'));
-    this.node = make('li', { class: 'message assistant', 'aria-label': 'Answer' },
-      this.thoughts, this.text, this.calls, this.dots, this.problem, this.actions);
+    this.node = make(
+      'li',
+      { class: 'message assistant', 'aria-label': 'Answer' },
+      this.thoughts,
+      this.text,
+      this.calls,
+      this.dots,
+      this.problem,
+      this.actions,
+    );
     this.markdown = new MarkdownView(this.text);
     this.thoughtMarkdown = new MarkdownView(this.thoughtText);
   }
@@ -152,9 +184,17 @@ class AnswerView {
     this.node.classList.toggle('writing', running && message.text !== '' && message.calls.length === 0);
     this.problem.hidden = !message.problem;
     if (message.problem && this.problem.textContent === '') {
-      this.problem.append(make('span', {}, message.problem), make('button', {
-        type: 'button', onclick: () => this.log.actions.retry(this.log.session, this.index),
-      }, 'Try again'));
+      this.problem.append(
+        make('span', {}, message.problem),
+        make(
+          'button',
+          {
+            type: 'button',
+            onclick: () => this.log.actions.retry(this.log.session, this.index),
+          },
+          'Try again',
+        ),
+      );
     }
     this.actions.hidden = running;
     this.meta.textContent = metaOf(message);
@@ -167,7 +207,11 @@ class AnswerView {
     if (!message.reasoning) return;
     const thinking = running && message.text === '' && message.calls.length === 0;
     const seconds = Math.max(0, Math.round(((message.thoughtUntil ?? message.started) - message.started) / 1000));
-    this.thoughtName.textContent = thinking ? 'Thinking' : seconds < 1 ? 'Thought for a moment' : `Thought for ${seconds} s`;
+    this.thoughtName.textContent = thinking
+      ? 'Thinking'
+      : seconds < 1
+        ? 'Thought for a moment'
+        : `Thought for ${seconds} s`;
     this.thoughts.classList.toggle('thinking', thinking);
     if (this.thoughts.open) this.thoughtMarkdown.update(message.reasoning);
   }
@@ -177,11 +221,19 @@ class AnswerView {
     const state = JSON.stringify([calls, running, last]);
     if (this.drawnCalls === state) return;
     this.drawnCalls = state;
-    const answered = new Set(this.log.session.messages.slice(this.index + 1).filter((m) => m.role === 'tool').map((m) => m.call));
+    const answered = new Set(
+      this.log.session.messages
+        .slice(this.index + 1)
+        .filter((m) => m.role === 'tool')
+        .map((m) => m.call),
+    );
     calls.forEach((call, i) => {
-      const card = make('div', { class: 'call' },
+      const card = make(
+        'div',
+        { class: 'call' },
         make('div', { class: 'name' }, icon('wrench'), make('span', {}, 'calls '), make('code', {}, call.name)),
-        make('pre', { tabindex: '0' }, pretty(call.arguments)));
+        make('pre', { tabindex: '0' }, pretty(call.arguments)),
+      );
       if (!running && !answered.has(call.id)) card.append(this.resultForm(call));
       if (this.calls.children[i]) this.calls.children[i].replaceWith(card);
       else this.calls.append(card);
@@ -189,13 +241,21 @@ class AnswerView {
   }
 
   resultForm(call) {
-    const area = make('textarea', { rows: 2, 'aria-label': `Result of ${call.name}`, placeholder: 'What did the tool say?' });
+    const area = make('textarea', {
+      rows: 2,
+      'aria-label': `Result of ${call.name}`,
+      placeholder: 'What did the tool say?',
+    });
     const send = (event) => {
       event.preventDefault();
       this.log.actions.result(this.log.session, this.index, call.id, area.value);
     };
-    return make('form', { class: 'result', onsubmit: send }, area,
-      make('div', { class: 'buttons' }, make('button', { type: 'submit', class: 'primary' }, 'Send the result')));
+    return make(
+      'form',
+      { class: 'result', onsubmit: send },
+      area,
+      make('div', { class: 'buttons' }, make('button', { type: 'submit', class: 'primary' }, 'Send the result')),
+    );
   }
 }
 

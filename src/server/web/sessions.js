@@ -27,7 +27,7 @@ export class Sessions {
       const session = JSON.parse(text);
       if (typeof session?.id === 'string' && Array.isArray(session.messages)) {
         for (const message of session.messages) {
-          if (message.state === 'running') message.state = 'stopped';  // the page was closed meanwhile
+          if (message.state === 'running') message.state = 'stopped'; // the page was closed meanwhile
         }
         this.all.set(session.id, session);
         return session;
@@ -59,7 +59,10 @@ export class Sessions {
     clearTimeout(this.timers.get(session.id));
     if (soon) {
       if (Date.now() - (session.written ?? 0) < 1000) {
-        this.timers.set(session.id, setTimeout(() => this.save(session), 1000));
+        this.timers.set(
+          session.id,
+          setTimeout(() => this.save(session), 1000),
+        );
         return;
       }
     }
@@ -106,7 +109,8 @@ export function asMarkdown(session) {
       const lines = ['## Answer'];
       if (message.reasoning) lines.push(`<details><summary>Thinking</summary>\n\n${message.reasoning}\n\n</details>`);
       if (message.text) lines.push(message.text);
-      for (const call of message.calls ?? []) lines.push(`Calls \`${call.name}\`:\n\n${fenced(call.arguments, 'json')}`);
+      for (const call of message.calls ?? [])
+        lines.push(`Calls \`${call.name}\`:\n\n${fenced(call.arguments, 'json')}`);
       parts.push(lines.join('\n\n'));
     }
   }

@@ -2,30 +2,42 @@
 import { byId, make, number, svg } from './dom.js';
 import { headersFor } from './chat_stream.js';
 
-const kept = 150;  // samples
-const fewest = 40;  // at least so many, so that the first ones are not a sliver
-const width = 240, height = 56;
+const kept = 150; // samples
+const fewest = 40; // at least so many, so that the first ones are not a sliver
+const width = 240,
+  height = 56;
 
 const graphs = [
   {
-    name: 'Answers', unit: 'tokens/s', lines: [{ label: 'tokens/s', value: (now, before) => rate(now, before, 'ds4_answer_tokens_total') }],
+    name: 'Answers',
+    unit: 'tokens/s',
+    lines: [{ label: 'tokens/s', value: (now, before) => rate(now, before, 'ds4_answer_tokens_total') }],
   },
   {
-    name: 'Prompts', unit: 'tokens/s', lines: [{ label: 'tokens/s', value: (now, before) => rate(now, before, 'ds4_prompt_tokens_total') }],
+    name: 'Prompts',
+    unit: 'tokens/s',
+    lines: [{ label: 'tokens/s', value: (now, before) => rate(now, before, 'ds4_prompt_tokens_total') }],
   },
   {
-    name: 'Requests', unit: '', least: 2, lines: [
+    name: 'Requests',
+    unit: '',
+    least: 2,
+    lines: [
       { label: 'running', value: (now) => now.ds4_requests_running ?? 0 },
       { label: 'waiting', value: (now) => now.ds4_requests_waiting ?? 0 },
     ],
   },
   {
-    name: 'KV states kept', unit: '', most: (now) => now.ds4_resume_points_limit, lines: [
-      { label: 'kept', value: (now) => now.ds4_resume_points ?? 0 },
-    ],
+    name: 'KV states kept',
+    unit: '',
+    most: (now) => now.ds4_resume_points_limit,
+    lines: [{ label: 'kept', value: (now) => now.ds4_resume_points ?? 0 }],
   },
   {
-    name: 'Prompt tokens from cache', unit: '%', most: () => 100, lines: [{ label: 'of the last minute', value: cachedShare }],
+    name: 'Prompt tokens from cache',
+    unit: '%',
+    most: () => 100,
+    lines: [{ label: 'of the last minute', value: cachedShare }],
   },
 ];
 
@@ -76,9 +88,14 @@ export class StatusPanel {
   }
 
   async look() {
-    let state = 'gone', speed = 0;
+    let state = 'gone',
+      speed = 0;
     try {
-      const response = await fetch('/metrics', { headers: headersFor(this.settings), cache: 'no-store', signal: AbortSignal.timeout(5000) });
+      const response = await fetch('/metrics', {
+        headers: headersFor(this.settings),
+        cache: 'no-store',
+        signal: AbortSignal.timeout(5000),
+      });
       if (response.status === 401) state = 'locked';
       else if (response.ok) {
         const now = readMetrics(await response.text());
@@ -121,11 +138,17 @@ export class StatusPanel {
       ['Tokens written', number(now.ds4_answer_tokens_total ?? 0)],
       ['Prompt tokens computed', number(now.ds4_prompt_tokens_total ?? 0)],
       ['Prompt tokens from cache', number(now.ds4_cached_tokens_total ?? 0)],
-      ['First token after, mean', first === null ? 'no answer yet' : first < 1 ? `${Math.round(first * 1000)} ms` : `${first.toFixed(1)} s`],
+      [
+        'First token after, mean',
+        first === null ? 'no answer yet' : first < 1 ? `${Math.round(first * 1000)} ms` : `${first.toFixed(1)} s`,
+      ],
       ['Connections', number(now.ds4_connections ?? 0)],
     ];
-    if (now.ds4_kv_disk_bytes !== undefined) facts.push(['KV state on disk', `${number(now.ds4_kv_disk_bytes / 1048576)} MiB`]);
-    byId('facts').replaceChildren(...facts.map(([name, value]) => make('div', {}, make('dt', {}, name), make('dd', {}, value))));
+    if (now.ds4_kv_disk_bytes !== undefined)
+      facts.push(['KV state on disk', `${number(now.ds4_kv_disk_bytes / 1048576)} MiB`]);
+    byId('facts').replaceChildren(
+      ...facts.map(([name, value]) => make('div', {}, make('dt', {}, name), make('dd', {}, value))),
+    );
   }
 }
 
@@ -137,9 +160,18 @@ class Graph {
     this.lines = graph.lines.map((_, i) => svg('path', { class: `line line${i}` }));
     this.now = make('span', { class: 'now' });
     this.top = make('span', { class: 'top' });
-    this.picture = svg('svg', { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: 'none', role: 'img' }, ...this.areas, ...this.lines);
-    this.node = make('figure', { class: 'graph' },
-      make('figcaption', {}, make('span', {}, graph.name), this.now), make('div', { class: 'plot' }, this.top, this.picture));
+    this.picture = svg(
+      'svg',
+      { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: 'none', role: 'img' },
+      ...this.areas,
+      ...this.lines,
+    );
+    this.node = make(
+      'figure',
+      { class: 'graph' },
+      make('figcaption', {}, make('span', {}, graph.name), this.now),
+      make('div', { class: 'plot' }, this.top, this.picture),
+    );
   }
 
   add(now, before, samples) {
@@ -155,17 +187,28 @@ class Graph {
     const top = graph.most?.(now) || roundUp(Math.max(graph.least ?? 1, ...seen));
     this.values.forEach((values, i) => {
       const points = values.map((value, at) => {
-        return [width - ((values.length - 1 - at) * width) / (Math.max(fewest, values.length) - 1), height - 2 - ((height - 6) * Math.min(value ?? 0, top)) / top];
+        return [
+          width - ((values.length - 1 - at) * width) / (Math.max(fewest, values.length) - 1),
+          height - 2 - ((height - 6) * Math.min(value ?? 0, top)) / top,
+        ];
       });
       const path = points.map(([x, y], at) => `${at ? 'L' : 'M'}${x.toFixed(1)} ${y.toFixed(1)}`).join('');
       this.lines[i].setAttribute('d', path);
-      this.areas[i].setAttribute('d', points.length ? `${path}L${width} ${height}L${points[0][0].toFixed(1)} ${height}Z` : '');
+      this.areas[i].setAttribute(
+        'd',
+        points.length ? `${path}L${width} ${height}L${points[0][0].toFixed(1)} ${height}Z` : '',
+      );
     });
-    const text = graph.lines.map((line, i) => {
-      const value = this.values[i].at(-1);
-      const shown = value === null || value === undefined ? '–' : value < 10 && value % 1 ? value.toFixed(1) : number(value);
-      return graph.lines.length > 1 ? `${shown} ${line.label}` : `${shown}${graph.most && graph.unit !== '%' && graph.most(now) ? ` of ${number(graph.most(now))}` : ''}`;
-    }).join(', ');
+    const text = graph.lines
+      .map((line, i) => {
+        const value = this.values[i].at(-1);
+        const shown =
+          value === null || value === undefined ? '–' : value < 10 && value % 1 ? value.toFixed(1) : number(value);
+        return graph.lines.length > 1
+          ? `${shown} ${line.label}`
+          : `${shown}${graph.most && graph.unit !== '%' && graph.most(now) ? ` of ${number(graph.most(now))}` : ''}`;
+      })
+      .join(', ');
     this.now.textContent = graph.unit ? `${text} ${graph.unit}` : text;
     this.top.textContent = number(top);
     this.picture.setAttribute('aria-label', `${graph.name}: ${this.now.textContent}`);
