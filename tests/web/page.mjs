@@ -91,6 +91,68 @@ const checks = {
     assert.equal(await page.evaluate(() => window.hacked), undefined);
     return page;
   },
+  async 'hostile markdown is drawn in its own time'() {
+    const page = await open();
+    const slow = await page.evaluate(async () => {
+      const { MarkdownView } = await import('/web/markdown.js');
+      const long = (piece) => piece.repeat(100000 / piece.length);
+      const found = [];
+      for (const text of [
+        ...[
+          '*',
+          '_',
+          '~',
+          '**a',
+          '*a_b',
+          '[',
+          '[a](',
+          '![',
+          ']',
+          '`',
+          '` `` ',
+          '<',
+          '<https://',
+          'http://',
+          'http://a ',
+          '\\\\(',
+        ],
+        ...[
+          '$$',
+          '> ',
+          '- ',
+          '1. ',
+          '|',
+          '|a|\n',
+          '#',
+          '\n',
+          ' ',
+          '\\',
+          '* * *',
+          '- a\n  - b\n',
+          '>>>>',
+          '``` ',
+          '~~~\n',
+        ],
+        ...['a|b\n-|-\n', '[a](https://x ', '***a** ', '[[a]](b)', '- [ ] ', '\n\n  x', '<!-- ', '&lt;', '__a__b'],
+      ]
+        .map(long)
+        .concat(
+          `\`\`\`js\n${long('/* ')}`,
+          `\`\`\`js\n${long('"\\\\')}`,
+          `\`\`\`js\n${long('<!--')}`,
+          long('> '.repeat(50) + 'x\n'),
+        )) {
+        const start = performance.now();
+        const node = document.createElement('div');
+        new MarkdownView(node).update(text);
+        const time = performance.now() - start;
+        if (time > 1500) found.push(`${JSON.stringify(text.slice(0, 20))}: ${Math.round(time)} ms`);
+      }
+      return found;
+    });
+    assert.deepEqual(slow, []);
+    return page;
+  },
   async 'the policy of the page forbids what a hole would need'() {
     const page = await open();
     const outcome = await page.evaluate(async () => {
@@ -250,6 +312,34 @@ const checks = {
     await page.getByRole('button', { name: 'Try again' }).click();
     await page.waitForSelector('.message .problem:not([hidden])');
     assert.equal(await count(page, '.message'), 2);
+    return page;
+  },
+  async 'a missing key is asked for, and used'() {
+    const page = await open();
+    await page.route('**/v1/chat/completions', (route) => {
+      if (route.request().headers().authorization === 'Bearer the-key') return route.continue();
+      return route.fulfill({ status: 401, json: { error: { message: 'the API key is missing or wrong' } } });
+    });
+    await ask(page, 'Hello');
+    await page.waitForSelector('#settings[open]');
+    assert.match(await page.locator('#settings-problem').innerText(), /API key/);
+    await page.fill('#settings [name=key]', 'the-key');
+    await page.getByRole('button', { name: 'Done' }).click();
+    await page.getByRole('button', { name: 'Try again' }).click();
+    await page.waitForFunction(() => /this is the answer/.test(document.querySelector('.assistant').innerText));
+    return page;
+  },
+  async 'two tabs see the same conversations'() {
+    const page = await open();
+    const other = await page.context().newPage();
+    await other.goto(base);
+    await ask(page, 'Said in the first tab');
+    await done(page);
+    await other.waitForFunction(() => document.querySelector('#sessions').innerText.includes('Said in the first tab'));
+    await other.getByRole('button', { name: 'Said in the first tab', exact: true }).click();
+    await ask(other, 'Said in the second');
+    await done(other);
+    await page.waitForFunction(() => document.querySelectorAll('.bubble').length === 2);
     return page;
   },
   async 'the status has graphs'() {
