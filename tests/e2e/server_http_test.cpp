@@ -366,7 +366,7 @@ TEST_F(Http, HostsAndOrigins) {
 
 TEST_F(Http, ReadersThatDoNotReadHarmNobody) {
   std::string script = R"({"rules":[{"when":"","reply":")";
-  for (int i = 0; i < 3000; ++i) script += "words and words and ";
+  for (int i = 0; i < 1200; ++i) script += "words and words and ";
   write_file(work_dir() + "/long.json", script + "\"}]}");
   ServerProcess server({"-m", nano_model(), "--script", work_dir() + "/long.json"});
   ASSERT_TRUE(server.ready()) << server.log();
@@ -376,11 +376,13 @@ TEST_F(Http, ReadersThatDoNotReadHarmNobody) {
       R"({"messages":[{"role":"user","content":"x"}],"thinking":false,"stream":true,"logprobs":true,"top_logprobs":20})"));
   // Far more than socket buffers hold: the connection is dropped and its slot is free again.
   const auto start = Clock::now();
-  while (ask(server.port(), http_get("/metrics")).body.find("ds4_answers_total{ending=\"") == std::string::npos) {
+  while (ask(server.port(), http_get("/metrics")).body.find("ds4_answers_total{ending=\"cancelled") == std::string::npos) {
     ASSERT_LT(seconds_since(start), 60);
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   }
+#ifndef __SANITIZE_ADDRESS__  // which keeps what was freed
   EXPECT_LT(server.status("VmRSS:"), 400 * 1024);
+#endif
 }
 
 TEST(ServerStart, RefusesWhatIsNotSafeOrNotThere) {
