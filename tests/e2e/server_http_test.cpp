@@ -376,7 +376,8 @@ TEST_F(Http, ReadersThatDoNotReadHarmNobody) {
       R"({"messages":[{"role":"user","content":"x"}],"thinking":false,"stream":true,"logprobs":true,"top_logprobs":20})"));
   // Far more than socket buffers hold: the connection is dropped and its slot is free again.
   const auto start = Clock::now();
-  while (ask(server.port(), http_get("/metrics")).body.find("ds4_answers_total{ending=\"cancelled") == std::string::npos) {
+  while (ask(server.port(), http_get("/metrics")).body.find("ds4_answers_total{ending=\"cancelled") ==
+         std::string::npos) {
     ASSERT_LT(seconds_since(start), 60);
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   }
