@@ -9,8 +9,8 @@ set(DS4_SANITIZE "" CACHE STRING "Sanitizers, as for -fsanitize=")
 
 # Tests that read bytes from outside also run under ASan and UBSan; tests with threads also under TSan. Both kinds can
 # be built alone: targets parser_tests and thread_tests.
-set(DS4_PARSER_PARTS base gguf quant tokenizer chat convert)
-set(DS4_THREAD_PARTS base backend model engine server)
+set(DS4_PARSER_PARTS base gguf quant kvstore tokenizer chat convert)
+set(DS4_THREAD_PARTS base backend model kvstore engine server)
 
 find_package(Threads REQUIRED)
 if(NOT DS4_CORE_ONLY)
@@ -20,6 +20,11 @@ if(NOT DS4_CORE_ONLY)
   add_library(utf8proc INTERFACE)
   target_include_directories(utf8proc SYSTEM INTERFACE ${UTF8PROC_INCLUDE})
   target_link_libraries(utf8proc INTERFACE ${UTF8PROC_LIBRARY})
+  # One header, which needs no library; copied, because its folder has other headers of the host.
+  find_path(XXHASH_INCLUDE xxhash.h REQUIRED)
+  configure_file(${XXHASH_INCLUDE}/xxhash.h ${CMAKE_BINARY_DIR}/xxhash/xxhash.h COPYONLY)
+  add_library(xxhash INTERFACE)
+  target_include_directories(xxhash SYSTEM INTERFACE ${CMAKE_BINARY_DIR}/xxhash)
 endif()
 # Boost is headers only here. Without it or OpenSSL, or for another machine, there is no ds4-server.
 set(DS4_SERVER OFF)

@@ -5,7 +5,7 @@
 set -euo pipefail
 
 declare -A packages=(
-  [build]="build-essential cmake ninja-build ccache lld nlohmann-json3-dev libcli11-dev libutf8proc-dev pkg-config libboost-dev libssl-dev"
+  [build]="build-essential cmake ninja-build ccache lld nlohmann-json3-dev libcli11-dev libutf8proc-dev pkg-config libboost-dev libssl-dev libxxhash-dev"
   [test]="libgtest-dev libgmock-dev librapidcheck-dev libpcre2-dev"
   [arm64]="g++-aarch64-linux-gnu qemu-user googletest libgtest-dev libgmock-dev"
   [browser]="chromium fonts-dejavu-core"

@@ -106,13 +106,22 @@ Result<std::unique_ptr<Engine>> Engine::load(ModelFile file, const EngineOptions
   DS4_ASSIGN_OR_RETURN(Backends backends, make_backends(options));
   DS4_ASSIGN_OR_RETURN(EnginePlan plan, plan_with(file, options, backends));
   if (!plan.fits()) return plan.refusal();
-  std::unique_ptr<Engine> engine(new Engine(std::move(file), std::move(plan), options.snapshots));
+  std::unique_ptr<Engine> engine(new Engine(std::move(file), std::move(plan), options));
   DS4_ASSIGN_OR_RETURN(engine->model_, Model::load(engine->file_.gguf, std::move(backends), engine->plan_.model));
   engine->tokens_ = make_token_model(*engine->model_);
   return engine;
 }
 
 Result<Session> Engine::new_session() { return Session::create(*tokens_, tokenizer(), snapshots_); }
+
+Result<std::unique_ptr<DiskStates>> Engine::open_disk(DiskOptions options) const {
+  // Kernels of another instruction set or device round differently: what they wrote is not what we would.
+  const std::string device = cat(model_->backend_name(), quality_ ? " quality" : "");
+  const KvFormat kv = plan_.model.kv;
+  const PieceSizes sizes = tokens_->piece_sizes();
+  const std::string label = cat(kv_format_name(kv), " ", device, " ", file_.shape.name);
+  return DiskStates::open(state_identity(file_, kv, device, sizes), label, sizes, std::move(options));
+}
 
 Status Engine::warm_weights(const std::function<void(std::uint64_t, std::uint64_t)>& progress,
                             const std::atomic<bool>* cancel) const {

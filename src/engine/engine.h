@@ -17,8 +17,9 @@
 #include <vector>
 
 #include "backend/backend.h"
-#include "base/result.h"
 #include "base/available_memory.h"
+#include "base/result.h"
+#include "engine/disk_states.h"
 #include "engine/session.h"
 #include "gguf/file.h"
 #include "model/model.h"
@@ -48,7 +49,7 @@ struct EngineOptions {
   bool all_logits = false;          // sessions can evaluate() whole chunks; costs chunk * vocabulary floats
   int sessions = 1;                 // conversations alive at once
   int snapshots = 3;                // resume points kept per session
-  bool expert_tap = false;  // see ModelOptions
+  bool expert_tap = false;          // see ModelOptions
   BackendOptions backend;
   MemorySource memory;
 };
@@ -81,6 +82,9 @@ class Engine {
   /// What a Worker drives, in place of sessions of one's own; lives as long as the engine.
   TokenModel& token_model() { return *tokens_; }
 
+  /// States on disk that this engine can use and leave. Call before anything is answered; `options.folder` is there.
+  Result<std::unique_ptr<DiskStates>> open_disk(DiskOptions options) const;
+
   const ModelShape& shape() const { return file_.shape; }
   /// Null when the model has none.
   const Tokenizer* tokenizer() const { return file_.tokenizer ? &*file_.tokenizer : nullptr; }
@@ -93,12 +97,16 @@ class Engine {
                       const std::atomic<bool>* cancel) const;
 
  private:
-  Engine(ModelFile file, EnginePlan plan, int snapshots)
-      : file_(std::move(file)), plan_(std::move(plan)), snapshots_(snapshots) {}
+  Engine(ModelFile file, EnginePlan plan, const EngineOptions& options)
+      : file_(std::move(file)),
+        plan_(std::move(plan)),
+        snapshots_(options.snapshots),
+        quality_(options.backend.quality) {}
 
   ModelFile file_;
   EnginePlan plan_;
   int snapshots_;
+  bool quality_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<TokenModel> tokens_;
 };

@@ -3,12 +3,14 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <vector>
 
 #include "base/rng.h"
 #include "engine/token_model.h"
+#include "model/kv_blocks.h"
 
 namespace ds4 {
 
@@ -19,6 +21,7 @@ struct FakeOptions {
   int max_logit_rows = 1;
   int max_tracks = 4;
   std::int64_t slack = kRewindSlack;
+  std::int64_t block = kBlockTokens;  // tokens of a piece
 };
 
 class FakeTokenModel final : public TokenModel {
@@ -32,6 +35,22 @@ class FakeTokenModel final : public TokenModel {
   int max_logit_rows() const override { return options_.max_logit_rows; }
 
   Result<std::unique_ptr<Track>> new_track() override { return make({}, 0); }
+
+  /// A block is its tokens, a point a hash of all tokens: a wrong combination is noticed.
+  PieceSizes piece_sizes() const override { return {static_cast<std::uint64_t>(options_.block) * sizeof(TokenId), 8}; }
+  Result<std::unique_ptr<Track>> restore(const SequencePieces& pieces) override {
+    std::vector<TokenId> tokens;
+    for (const auto& block : pieces.blocks) {
+      DS4_CHECK(block.size() == piece_sizes().block);
+      tokens.resize(tokens.size() + static_cast<std::size_t>(options_.block));
+      std::memcpy(tokens.data() + tokens.size() - options_.block, block.data(), block.size());
+    }
+    const std::vector<std::byte> expected = point_of(tokens);
+    if (!std::ranges::equal(pieces.point, expected)) return Error{ErrorCode::kFailure, "a point of other tokens"};
+    const auto length = static_cast<std::int64_t>(tokens.size());
+    ++restored;
+    return make(std::move(tokens), length + options_.slack);
+  }
 
   Status forward(std::span<const TrackStep> steps, const StepOptions& options) override {
     const auto vocab_size = static_cast<std::size_t>(vocab());
@@ -73,6 +92,7 @@ class FakeTokenModel final : public TokenModel {
   std::function<std::optional<Error>(std::span<const TrackStep>)> on_forward;
   std::int64_t computed = 0;  // tokens, in all
   int tracks = 0;             // alive
+  int restored = 0;
 
  private:
   struct FakeTrack final : Track {
@@ -92,10 +112,32 @@ class FakeTokenModel final : public TokenModel {
       return true;
     }
     Result<std::unique_ptr<Track>> fork() const override { return model.make(tokens, written); }
+    Result<std::vector<std::vector<std::byte>>> save_blocks(std::int64_t first, std::int64_t count) const override {
+      const auto block = static_cast<std::size_t>(model.options_.block);
+      DS4_CHECK((first + count) * model.options_.block <= length());
+      std::vector<std::vector<std::byte>> out;
+      for (auto b = static_cast<std::size_t>(first); b < static_cast<std::size_t>(first + count); ++b) {
+        const auto bytes = std::as_bytes(std::span(tokens).subspan(b * block, block));
+        out.emplace_back(bytes.begin(), bytes.end());
+      }
+      return out;
+    }
+    Result<std::vector<std::byte>> save_point(std::int64_t at) const override {
+      DS4_CHECK(at > 0 && at % model.options_.block == 0 && at >= rewind_floor() && at <= length());
+      return point_of(std::span(tokens).first(static_cast<std::size_t>(at)));
+    }
     FakeTokenModel& model;
     std::vector<TokenId> tokens;
     std::int64_t written;
   };
+
+  static std::vector<std::byte> point_of(std::span<const TokenId> history) {
+    std::uint64_t hash = 2;
+    for (const TokenId token : history) hash = random_bits(hash, static_cast<std::uint64_t>(token));
+    std::vector<std::byte> out(sizeof hash);
+    std::memcpy(out.data(), &hash, sizeof hash);
+    return out;
+  }
 
   void append(FakeTrack& state, std::span<const TokenId> tokens, std::span<float> logits) {
     const auto vocab_size = static_cast<std::size_t>(vocab());

@@ -34,13 +34,8 @@ class PieceList {
   std::vector<PromptPiece> pieces_;
 };
 
-/// A place in the pieces: `offset` bytes into piece `index`, never at the end of a run.
-struct Place {
-  std::size_t index = 0;
-  std::size_t offset = 0;
-};
+}  // namespace
 
-/// Moves `place` over one token of the timeline; false, and no change, when bytes or kinds differ.
 bool pass(const Tokenizer& tokenizer, std::span<const PromptPiece> pieces, TokenId token, Place& place) {
   if (place.index == pieces.size()) return false;
   const PromptPiece& piece = pieces[place.index];
@@ -55,8 +50,6 @@ bool pass(const Tokenizer& tokenizer, std::span<const PromptPiece> pieces, Token
   if (place.offset == piece.text.size()) place = {place.index + 1, 0};
   return true;
 }
-
-}  // namespace
 
 Result<std::vector<PromptPiece>> cut_prompt(const Tokenizer& tokenizer, std::span<const PromptSegment> prompt) {
   PieceList list;

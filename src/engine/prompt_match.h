@@ -28,6 +28,15 @@ struct PromptPiece {
 /// The prompt as the tokenizer sees it. A marker that is no added token is an Error.
 Result<std::vector<PromptPiece>> cut_prompt(const Tokenizer& tokenizer, std::span<const PromptSegment> prompt);
 
+/// A place in the pieces: `offset` bytes into piece `index`, never at the end of a run.
+struct Place {
+  std::size_t index = 0;
+  std::size_t offset = 0;
+};
+
+/// Moves `place` over one token of a timeline; false, and no change, when bytes or kinds differ.
+bool pass(const Tokenizer& tokenizer, std::span<const PromptPiece> pieces, TokenId token, Place& place);
+
 struct PromptTokens {
   std::vector<TokenId> tokens;  // the whole conversation
   std::int64_t kept = 0;        // how many of them were taken from the timeline without tokenizing

@@ -85,7 +85,7 @@ Result<SyncReport> Session::sync(std::span<const TokenId> tokens, const SyncOpti
 }
 
 Result<SyncReport> Session::start(std::span<const TokenId> tokens, std::int64_t turn_start,
-                                  const std::vector<bool>& sampled) {
+                                  const std::vector<bool>& sampled, bool answer_returns) {
   DS4_RETURN_IF_ERROR(check_tokens(tokens));
   const auto total = static_cast<std::int64_t>(tokens.size());
   const bool same = std::ranges::equal(tokens, timeline_.tokens());
@@ -102,7 +102,15 @@ Result<SyncReport> Session::start(std::span<const TokenId> tokens, std::int64_t 
   points_.clear();
   if (turn_start - report.reused >= kSnapshotGap && total - turn_start >= kSnapshotGap) points_.push_back(turn_start);
   points_.push_back(total);
+  saver_.plan(tokens, report.reused, turn_start, answer_returns);
+  saver_.reached(timeline_, *live_);
   return report;
+}
+
+void Session::adopt(Timeline history, std::unique_ptr<Track> track) {
+  timeline_ = std::move(history);
+  live_ = std::move(track);
+  logits_.clear();
 }
 
 Result<SyncReport> Session::advance(std::span<const TokenId> target, std::int64_t turn_start,
@@ -154,7 +162,7 @@ std::span<const TokenId> Session::next(std::int64_t rows) const {
   const std::int64_t at = timeline_.size();
   const auto point = std::upper_bound(points_.begin(), points_.end(), at);
   const auto total = static_cast<std::int64_t>(target_.size());
-  const std::int64_t end = std::min({point == points_.end() ? total : *point, total, at + rows});
+  const std::int64_t end = saver_.cut(at, std::min({point == points_.end() ? total : *point, total, at + rows}));
   return std::span(target_).subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(end - at));
 }
 
@@ -164,6 +172,7 @@ void Session::computed(std::int64_t rows, std::vector<float> logits) {
     timeline_.append(target_[at], target_sampled_[at]);
   }
   logits_ = std::move(logits);
+  saver_.reached(timeline_, *live_);
   if (std::binary_search(points_.begin(), points_.end(), timeline_.size())) store_->put_copy(timeline_, *live_);
 }
 
@@ -181,6 +190,7 @@ Status Session::feed(TokenId sampled) {
 
 void Session::retire() {
   if (live_ == nullptr) return;
+  saver_.finish(timeline_, *live_);
   store_->put(timeline_, std::move(live_), true);
   live_.reset();
   timeline_ = {};

@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "engine/disk_states.h"
 #include "engine/sampler.h"
 #include "engine/state_store.h"
 #include "engine/timeline.h"
@@ -75,7 +76,7 @@ class Session {
   /// `tokenizer` may be null: then only token ids are taken. At most `snapshots` tracks are kept besides the live one.
   static Result<Session> create(TokenModel& model, const Tokenizer* tokenizer, int snapshots);
   /// A session that starts from the points of `store` and leaves its own there. Driven piece by piece.
-  Session(TokenModel& model, StateStore& store) : model_(&model), store_(&store) {}
+  Session(TokenModel& model, StateStore& store) : model_(&model), store_(&store), saver_(store.disk()) {}
 
   /// Makes the timeline equal to the whole conversation and computes the logits after it.
   Result<SyncReport> sync(std::span<const PromptSegment> prompt, const SyncOptions& options = {});
@@ -89,9 +90,12 @@ class Session {
   Status append(TokenId sampled, const std::atomic<bool>* cancel = nullptr);
 
   /// The pieces of sync(). start() goes back to where `tokens` and what is known part; the rest is pending.
-  /// `sampled` says of the first tokens whether the model had sampled them; `turn_start` is worth a resume point.
+  /// `sampled` says of the first tokens whether the model had sampled them; `turn_start` is worth a resume point. See
+  /// StateSaver for `answer_returns`.
   Result<SyncReport> start(std::span<const TokenId> tokens, std::int64_t turn_start = 0,
-                           const std::vector<bool>& sampled = {});
+                           const std::vector<bool>& sampled = {}, bool answer_returns = true);
+  /// A track that was computed elsewhere is the live one, before start(). `history` is what it holds.
+  void adopt(Timeline history, std::unique_ptr<Track> track);
   /// Puts a sampled token behind the others.
   Status feed(TokenId sampled);
   std::int64_t pending() const { return static_cast<std::int64_t>(target_.size()) - timeline_.size(); }
@@ -133,6 +137,7 @@ class Session {
 
   std::vector<TokenId> target_;       // timeline() and what is pending
   std::vector<bool> target_sampled_;  // [target_]
+  StateSaver saver_;
   std::vector<std::int64_t> points_;  // where resume points are to be, ascending
 };
 

@@ -37,6 +37,10 @@ std::int64_t StateStore::reach(std::span<const TokenId> target) {
   for (Point& point : points_) {
     if (common_prefix(target, point.history->tokens()) == point.history->size()) point.used = clock_;
   }
+  return carries(target);
+}
+
+std::int64_t StateStore::carries(std::span<const TokenId> target) const {
   std::int64_t length = 0;
   static_cast<void>(best(target, length));
   return length;
@@ -73,6 +77,12 @@ StateStore::Start StateStore::take(std::span<const TokenId> target) {
 Result<std::unique_ptr<Track>> StateStore::fresh() {
   Result<std::unique_ptr<Track>> track = model_->new_track();
   while (!track.ok() && track.error().code == ErrorCode::kOutOfMemory && evict()) track = model_->new_track();
+  return track;
+}
+
+Result<std::unique_ptr<Track>> StateStore::restore(const SequencePieces& pieces) {
+  Result<std::unique_ptr<Track>> track = model_->restore(pieces);
+  while (!track.ok() && track.error().code == ErrorCode::kOutOfMemory && evict()) track = model_->restore(pieces);
   return track;
 }
 

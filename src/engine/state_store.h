@@ -21,13 +21,22 @@
 
 namespace ds4 {
 
+class DiskStates;
+
 class StateStore {
  public:
   /// At most `capacity` points; 0 keeps none.
-  StateStore(TokenModel& model, int capacity) : model_(&model), capacity_(capacity) {}
+  StateStore(TokenModel& model, int capacity, DiskStates* disk = nullptr)
+      : model_(&model), capacity_(capacity), disk_(disk) {}
+
+  /// Where sessions leave states for later processes; may be null.
+  DiskStates* disk() const { return disk_; }
 
   /// A prompt has come: how many of its tokens the best point carries. Points on its way are worth more from now on.
   std::int64_t reach(std::span<const TokenId> target);
+
+  /// The same without counting it.
+  std::int64_t carries(std::span<const TokenId> target) const;
 
   struct Start {
     std::unique_ptr<Track> track;
@@ -38,6 +47,8 @@ class StateStore {
   Start take(std::span<const TokenId> target);
   /// A fresh track; gives up points for it when there is none left.
   Result<std::unique_ptr<Track>> fresh();
+  /// The same with a state from outside.
+  Result<std::unique_ptr<Track>> restore(const SequencePieces& pieces);
 
   /// `end`: of an answer. The next turn will take it, where a point in the middle is copied.
   void put(const Timeline& history, std::unique_ptr<Track> track, bool end);
@@ -65,6 +76,7 @@ class StateStore {
 
   TokenModel* model_;
   int capacity_;
+  DiskStates* disk_;
   std::uint64_t clock_ = 0;   // prompts so far
   mutable std::mutex mutex_;  // guards the shape of points_ against histories()
   std::vector<Point> points_;

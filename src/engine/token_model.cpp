@@ -7,6 +7,8 @@ namespace ds4 {
 
 namespace {
 
+Error cannot() { return Error{ErrorCode::kFailure, "this model cannot save its states"}; }
+
 class SequenceTrack final : public Track {
  public:
   explicit SequenceTrack(Sequence sequence) : sequence_(std::move(sequence)) {}
@@ -17,6 +19,10 @@ class SequenceTrack final : public Track {
     DS4_ASSIGN_OR_RETURN(Sequence copy, sequence_.fork());
     return std::unique_ptr<Track>(std::make_unique<SequenceTrack>(std::move(copy)));
   }
+  Result<std::vector<std::vector<std::byte>>> save_blocks(std::int64_t first, std::int64_t count) const override {
+    return sequence_.save_blocks(first, count);
+  }
+  Result<std::vector<std::byte>> save_point(std::int64_t at) const override { return sequence_.save_point(at); }
   Sequence& sequence() { return sequence_; }
 
  private:
@@ -34,6 +40,12 @@ class DeepSeekTokens final : public TokenModel {
 
   Result<std::unique_ptr<Track>> new_track() override {
     DS4_ASSIGN_OR_RETURN(Sequence sequence, model_.new_sequence());
+    return std::unique_ptr<Track>(std::make_unique<SequenceTrack>(std::move(sequence)));
+  }
+
+  PieceSizes piece_sizes() const override { return {model_.block_bytes(), model_.point_bytes()}; }
+  Result<std::unique_ptr<Track>> restore(const SequencePieces& pieces) override {
+    DS4_ASSIGN_OR_RETURN(Sequence sequence, model_.restore(pieces));
     return std::unique_ptr<Track>(std::make_unique<SequenceTrack>(std::move(sequence)));
   }
 
@@ -69,6 +81,10 @@ class DeepSeekTokens final : public TokenModel {
 };
 
 }  // namespace
+
+Result<std::vector<std::vector<std::byte>>> Track::save_blocks(std::int64_t, std::int64_t) const { return cannot(); }
+Result<std::vector<std::byte>> Track::save_point(std::int64_t) const { return cannot(); }
+Result<std::unique_ptr<Track>> TokenModel::restore(const SequencePieces&) { return cannot(); }
 
 std::unique_ptr<TokenModel> make_token_model(Model& model) { return std::make_unique<DeepSeekTokens>(model); }
 

@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "base/result.h"
 #include "model/model.h"
@@ -25,6 +26,15 @@ class Track {
   virtual std::int64_t rewind_floor() const = 0;
   virtual bool rewind(std::int64_t to) = 0;
   virtual Result<std::unique_ptr<Track>> fork() const = 0;
+  /// As Sequence::save_blocks() and save_point(); for models whose piece_sizes() are not 0.
+  virtual Result<std::vector<std::vector<std::byte>>> save_blocks(std::int64_t first, std::int64_t count) const;
+  virtual Result<std::vector<std::byte>> save_point(std::int64_t at) const;
+};
+
+/// Bytes of the pieces that a track can be saved in; 0 when it cannot.
+struct PieceSizes {
+  std::uint64_t block = 0;
+  std::uint64_t point = 0;
 };
 
 /// What one track does in a forward().
@@ -48,6 +58,9 @@ class TokenModel {
   virtual int max_rows() const = 0;        // tokens of one forward()
   virtual int max_logit_rows() const = 0;  // of them, with logits
   virtual Result<std::unique_ptr<Track>> new_track() = 0;
+  virtual PieceSizes piece_sizes() const { return {}; }
+  /// A track at the end of the last block, with nothing before it to go back to.
+  virtual Result<std::unique_ptr<Track>> restore(const SequencePieces& pieces);
   /// Appends the tokens of every step to its track, all or none. Tracks differ; together at most max_rows() tokens and
   /// max_logit_rows() rows of logits.
   virtual Status forward(std::span<const TrackStep> steps, const StepOptions& options) = 0;

@@ -16,14 +16,40 @@ constexpr std::int64_t kFewestRows = 16;
 constexpr std::int64_t kFirstRows = 64;
 /// A state that is computed again in no time is not worth a place in the store.
 constexpr std::int64_t kShortestKept = 16;
+/// What the disk must have beyond what memory has.
+constexpr std::int64_t kWorthLoading = kvstore::kBlockTokens;
 
 double seconds(std::chrono::steady_clock::duration time) { return std::chrono::duration<double>(time).count(); }
+
+}  // namespace
+
+/// Loads end on another thread, possibly after the worker.
+struct Worker::Bell {
+  std::mutex mutex;
+  Worker* worker = nullptr;
+  void ring() {
+    const std::lock_guard lock(mutex);
+    if (worker != nullptr) worker->wake();
+  }
+};
+
+namespace {
+
+/// A state on its way from the disk. `state` belongs to the worker once `done` is set.
+struct Loading {
+  kvstore::Key key{};
+  std::chrono::steady_clock::time_point since = std::chrono::steady_clock::now();
+  std::atomic<bool> done{false};
+  std::optional<Result<kvstore::LoadedState>> state;
+};
 
 }  // namespace
 
 /// A request from the queue to its end.
 struct Worker::Job {
   Job(Request r, TokenModel& model, StateStore& store) : request(std::move(r)), session(model, store) {}
+  /// There is something to compute for it.
+  bool runs() const { return !over && loading == nullptr; }
   bool cancelled() const { return request.cancel->load(std::memory_order_relaxed); }
 
   Request request;
@@ -34,11 +60,18 @@ struct Worker::Job {
   bool greedy = false;  // for the next token
   std::deque<TokenId> forced;
   std::vector<TokenId> answer;
+  std::shared_ptr<Loading> loading;  // waits for the disk
+  std::optional<kvstore::Key> from;  // the state on disk that it was begun with
   Clock::time_point arrived = Clock::now(), started, answering;
 };
 
 Worker::Worker(TokenModel& model, const Tokenizer* tokenizer, const WorkerOptions& options)
-    : model_(model), tokenizer_(tokenizer), options_(options), store_(model, options.points) {
+    : model_(model),
+      tokenizer_(tokenizer),
+      options_(options),
+      store_(model, options.points, options.disk),
+      bell_(std::make_shared<Bell>()) {
+  bell_->worker = this;
   thread_ = std::thread([this] {
     pthread_setname_np(pthread_self(), "ds4-engine");
     run();
@@ -46,6 +79,10 @@ Worker::Worker(TokenModel& model, const Tokenizer* tokenizer, const WorkerOption
 }
 
 Worker::~Worker() {
+  {
+    const std::lock_guard lock(bell_->mutex);
+    bell_->worker = nullptr;
+  }
   {
     const std::lock_guard lock(mutex_);
     stop_ = true;
@@ -62,6 +99,11 @@ Result<PromptTokens> Worker::match(std::span<const PromptSegment> prompt) const 
   const auto histories = store_.histories();
   std::vector<const Timeline*> known;
   for (const auto& history : histories) known.push_back(history.get());
+  Timeline stored;
+  if (options_.disk != nullptr) {
+    stored = options_.disk->match(*tokenizer_, pieces);
+    known.push_back(&stored);
+  }
   return match_prompt(*tokenizer_, pieces, known);
 }
 
@@ -94,8 +136,13 @@ void Worker::wake() {
 }
 
 WorkerStats Worker::stats() const {
-  const std::lock_guard lock(mutex_);
-  return stats_;
+  WorkerStats stats;
+  {
+    const std::lock_guard lock(mutex_);
+    stats = stats_;
+  }
+  if (options_.disk != nullptr) stats.disk = options_.disk->store().stats();
+  return stats;
 }
 
 void Worker::run() {
@@ -113,7 +160,9 @@ bool Worker::take_work() {
     std::unique_lock lock(mutex_);
     stats_.active = static_cast<int>(jobs_.size());
     stats_.points = store_.size();
-    wake_.wait(lock, [&] { return stop_ || look_ || !queue_.empty() || !jobs_.empty(); });
+    const auto runs = [](const auto& job) { return job->runs(); };
+    const bool full = jobs_.size() >= static_cast<std::size_t>(options_.parallel);
+    wake_.wait(lock, [&] { return stop_ || look_ || (!queue_.empty() && !full) || std::ranges::any_of(jobs_, runs); });
     look_ = false;
     for (auto at = queue_.begin(); at != queue_.end();) {
       const bool room = jobs_.size() + entering.size() < static_cast<std::size_t>(options_.parallel);
@@ -129,6 +178,9 @@ bool Worker::take_work() {
   }
   for (auto& job : leaving) finish(*job, FinishReason::kCancelled);
   for (auto& job : entering) start(std::move(job));
+  for (auto& job : jobs_) {
+    if (job->loading != nullptr && job->loading->done) end_load(*job);
+  }
   const std::lock_guard lock(mutex_);
   stats_.active = static_cast<int>(jobs_.size());
   return !stop_;
@@ -137,13 +189,62 @@ bool Worker::take_work() {
 void Worker::start(std::unique_ptr<Job> job) {
   job->started = job->answering = Clock::now();
   job->finish.queue_seconds = seconds(job->started - job->arrived);
-  const PromptTokens& prompt = job->request.prompt;
-  job->finish.prompt_tokens = static_cast<std::int64_t>(prompt.tokens.size());
-  const Result<SyncReport> report = job->session.start(prompt.tokens, prompt.turn_start, prompt.sampled);
-  if (!report.ok()) return finish(*job, FinishReason::kFailed, report.error());
-  job->finish.cached_tokens = report->reused;
-  job->request.listener->progress(report->reused, report->total);
+  job->finish.prompt_tokens = static_cast<std::int64_t>(job->request.prompt.tokens.size());
   jobs_.push_back(std::move(job));
+  if (!begin_load(*jobs_.back())) begin(*jobs_.back());
+}
+
+/// True when the disk has more of the prompt than memory has: the job waits for it, the others go on.
+bool Worker::begin_load(Job& job) {
+  const std::span<const TokenId> tokens(job.request.prompt.tokens);
+  if (options_.disk == nullptr || tokens.empty()) return false;
+  const std::span<const TokenId> wanted = tokens.first(tokens.size() - 1);
+  const kvstore::Tree::Found found = options_.disk->longest(wanted);
+  if (static_cast<std::int64_t>(found.position) < store_.carries(wanted) + kWorthLoading) return false;
+  auto loading = std::make_shared<Loading>();
+  loading->key = found.key;
+  job.loading = loading;
+  options_.disk->store().load(found.key, [loading, bell = bell_](Result<kvstore::LoadedState> state) {
+    loading->state = std::move(state);
+    loading->done = true;
+    bell->ring();
+  });
+  return true;
+}
+
+void Worker::end_load(Job& job) {
+  const std::shared_ptr<Loading> loading = std::exchange(job.loading, nullptr);
+  const Result<kvstore::LoadedState>& state = *loading->state;
+  if (job.over) return;
+  // What could not be read is not stored any more: the next best, until nothing is left.
+  if (!state.ok()) {
+    if (!begin_load(job)) begin(job);
+    return;
+  }
+  SequencePieces pieces;
+  for (const auto& block : state->blocks) pieces.blocks.push_back(block.payload());
+  pieces.point = state->point.payload();
+  Result<std::unique_ptr<Track>> track = store_.restore(pieces);
+  if (track.ok()) {
+    Timeline history;
+    for (std::size_t i = 0; i < state->tokens.size(); ++i) history.append(state->tokens[i], state->sampled[i]);
+    job.from = loading->key;
+    job.finish.loaded_tokens = history.size();
+    job.session.adopt(std::move(history), std::move(track).value());
+  } else if (track.error().code != ErrorCode::kOutOfMemory) {
+    options_.disk->store().forget(loading->key, track.error().message);
+  }
+  job.finish.load_seconds = seconds(Clock::now() - loading->since);
+  begin(job);
+}
+
+void Worker::begin(Job& job) {
+  const PromptTokens& prompt = job.request.prompt;
+  const Result<SyncReport> report =
+      job.session.start(prompt.tokens, prompt.turn_start, prompt.sampled, job.request.answer_returns);
+  if (!report.ok()) return finish(job, FinishReason::kFailed, report.error());
+  job.finish.cached_tokens = report->reused;
+  job.request.listener->progress(report->reused, report->total);
 }
 
 void Worker::pass() {
@@ -188,14 +289,14 @@ std::vector<Worker::Part> Worker::choose_parts() {
     return true;
   };
   for (auto& job : jobs_) {
-    if (!job->over && !job->reading && room > 0) take(*job, 1);
+    if (job->runs() && !job->reading && room > 0) take(*job, 1);
   }
   room = std::min(room, prompt_rows(!parts.empty()));
   const std::size_t count = jobs_.size();
   const std::size_t first = turn_;
   for (std::size_t i = 0; i < count && room > 0; ++i) {
     Job& job = *jobs_[(first + i) % count];
-    if (job.over || !job.reading || !take(job, room)) continue;
+    if (!job.runs() || !job.reading || !take(job, room)) continue;
     if (turn_ == first) turn_ = first + i + 1;  // the one after the first that was served begins next time
   }
   return parts;
@@ -317,6 +418,9 @@ void Worker::finish(Job& job, FinishReason reason, Error error) {
   } else {
     job.finish.answer_seconds = seconds(now - job.answering);
   }
+  // A state that fails at once would fail again.
+  if (reason == FinishReason::kFailed && job.from && job.session.timeline().size() == job.finish.loaded_tokens)
+    options_.disk->store().forget(*job.from, cat("the first step after it failed: ", job.finish.error.message));
   // What a failed pass has touched is not handed to anybody else.
   if (reason != FinishReason::kFailed && job.session.timeline().size() >= kShortestKept) job.session.retire();
   {

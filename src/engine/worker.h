@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "engine/disk_states.h"
 #include "engine/prompt_match.h"
 #include "engine/sampler.h"
 #include "engine/session.h"
@@ -35,12 +36,13 @@
 namespace ds4 {
 
 struct WorkerOptions {
-  int parallel = 1;          // answers and prompts in work at once
-  int points = 3;            // resume points kept, all conversations together
-  int max_queue = 64;        // requests that wait
-  double slice = 0.4;        // seconds that a pass with a prompt should take at most
-  double mixed_slice = 0.2;  // the same while answers are being written
-  int mixed_rows = 128;      // and at most so many prompt tokens then
+  int parallel = 1;            // answers and prompts in work at once
+  int points = 3;              // resume points kept, all conversations together
+  int max_queue = 64;          // requests that wait
+  double slice = 0.4;          // seconds that a pass with a prompt should take at most
+  double mixed_slice = 0.2;    // the same while answers are being written
+  int mixed_rows = 128;        // and at most so many prompt tokens then
+  DiskStates* disk = nullptr;  // states for later processes, and from earlier ones; must outlive the worker
 };
 
 /// A token of an answer.
@@ -72,8 +74,10 @@ struct Finish {
   Error error;
   std::int64_t prompt_tokens = 0;
   std::int64_t cached_tokens = 0;  // of them, not computed again
+  std::int64_t loaded_tokens = 0;  // of the cached ones, from disk
   std::int64_t tokens = 0;         // of the answer
   double queue_seconds = 0;
+  double load_seconds = 0;  // for the disk
   double prompt_seconds = 0;
   double answer_seconds = 0;
 };
@@ -95,7 +99,8 @@ struct Request {
   Sampling sampling;
   LogitAdjustments adjustments;
   std::int64_t max_tokens = 0;
-  std::vector<TokenId> stop;  // tokens that end the answer and are not part of it
+  bool answer_returns = true;  // the next prompt will have the answer as it is: thinking that is dropped will not
+  std::vector<TokenId> stop;   // tokens that end the answer and are not part of it
   bool logprobs = false;
   int top_logprobs = 0;
   std::shared_ptr<std::atomic<bool>> cancel = std::make_shared<std::atomic<bool>>(false);
@@ -111,6 +116,7 @@ struct WorkerStats {
   std::uint64_t cached_tokens = 0;
   std::uint64_t answer_tokens = 0;
   std::uint64_t passes = 0;
+  std::optional<kvstore::StoreStats> disk;  // absent without one
 };
 
 class Worker {
@@ -140,6 +146,7 @@ class Worker {
  private:
   using Clock = std::chrono::steady_clock;
   struct Job;
+  struct Bell;
   struct Part {
     Job* job;
     std::span<const TokenId> tokens;
@@ -149,6 +156,9 @@ class Worker {
   void run();
   bool take_work();
   void start(std::unique_ptr<Job> job);
+  bool begin_load(Job& job);
+  void end_load(Job& job);
+  void begin(Job& job);
   void pass();
   std::vector<Part> choose_parts();
   std::int64_t prompt_rows(bool mixed) const;
@@ -164,6 +174,7 @@ class Worker {
   const Tokenizer* tokenizer_;
   const WorkerOptions options_;
   StateStore store_;
+  std::shared_ptr<Bell> bell_;  // how loads wake the worker, while there is one
 
   // The worker's thread only.
   std::vector<std::unique_ptr<Job>> jobs_;

@@ -16,6 +16,7 @@
 
 #include "base/text.h"
 #include "cli/model_path.h"
+#include "kvstore/inspect.h"
 #include "server/app.h"
 #include "server/help.h"
 #include "server/system_service.h"
@@ -42,6 +43,7 @@ struct Flags {
   std::int64_t max_body_mb = 16;
   bool replay_off = false;
   bool print_config = false;
+  std::uint64_t kv_disk_mb = 4096;
 };
 
 void add_model_options(CLI::App& app, Flags& flags) {
@@ -114,6 +116,14 @@ bool is_argument(const CLI::Option& option, const std::vector<std::string>& argu
   return std::ranges::any_of(arguments, named);
 }
 
+void add_disk_options(CLI::App& app, Flags& flags) {
+  auto& disk = flags.options.disk;
+  app.add_option("--kv-disk-dir", disk.folder);
+  app.add_option("--kv-disk-space-mb", flags.kv_disk_mb)->check(CLI::Range(1, 1 << 30));
+  app.add_option("--kv-cache-min-tokens", disk.min_tokens)->check(CLI::Range(1, 1 << 30));
+  app.add_option("--kv-cache-continued-interval-tokens", disk.interval)->check(CLI::Range(128, 1 << 30));
+}
+
 /// Every option, its value and where it came from; keys are not shown.
 void print_config(const CLI::App& app, const std::vector<std::string>& arguments) {
   for (const CLI::Option* option : app.get_options()) {
@@ -157,6 +167,8 @@ ds4::Status complete(Flags& flags, bool named) {
   options.engine.kv = *ds4::kv_format_from_name(flags.kv);
   options.http.limits.body = static_cast<std::uint64_t>(flags.max_body_mb) << 20;
   options.service.exact_replay = !flags.replay_off;
+  options.disk.budget = flags.kv_disk_mb << 20;
+  options.disk.interval = options.disk.interval / 128 * 128;  // points lie at multiples of 128
   if (flags.cors) options.gate.origins.emplace_back("*");
   if (options.http.tls_certificate.empty() != options.http.tls_key.empty()) {
     return ds4::Error{ds4::ErrorCode::kUsage, cat(options.http.tls_key.empty() ? "--tls-cert" : "--tls-key",
@@ -243,6 +255,48 @@ void hide_keys(int argc, char** argv) {
   }
 }
 
+/// `ds4-server kv ls|verify|rm`.
+int kv_command(std::vector<std::string> given) {
+  std::string folder, action;
+  std::vector<std::string> ids;
+  bool all = false;
+  CLI::App app("ds4-server kv");
+  app.set_help_flag();
+  app.add_option("action", action)->required()->check(CLI::IsMember({"ls", "verify", "rm"}));
+  app.add_option("ids", ids);
+  app.add_option("--kv-disk-dir", folder)->required();
+  app.add_flag("--all", all);
+  std::ranges::reverse(given);  // what CLI11 wants
+  try {
+    app.parse(given);
+  } catch (const CLI::ParseError& error) {
+    return fail(cat("kv: ", error.what()));
+  }
+  if (action != "rm" && (!ids.empty() || all)) return fail(cat("kv ", action, ": takes no ids and no --all"));
+  if (action == "rm" && ids.empty() != all) return fail("kv rm: expected ids, as kv ls shows them, or --all");
+  if (!std::filesystem::is_directory(folder)) return fail(cat("kv: there is no folder ", ds4::escaped(folder, 4096)));
+  const auto failed = [](const ds4::Error& error) { return fail(error.message, ds4::exit_status(error.code)); };
+  auto opened = ds4::kvstore::Folder::open(folder);
+  if (!opened.ok()) return failed(opened.error());
+  ds4::kvstore::Folder& store = **opened;
+  if (action == "verify") {
+    const bool watched = isatty(STDERR_FILENO) == 1;
+    const auto verified = ds4::kvstore::verify_states(store, [&](std::uint64_t done, std::uint64_t bytes) {
+      if (watched)
+        std::fprintf(stderr, "\r%3d %%%s", static_cast<int>(100 * done / bytes), done == bytes ? "\r     \r" : "");
+    });
+    if (!verified.ok()) return failed(verified.error());
+    std::fputs(verified->text.c_str(), stdout);
+    return verified->clean ? 0 : 1;
+  }
+  const auto text = action == "ls" ? ds4::kvstore::list_states(store)
+                    : all          ? ds4::kvstore::remove_all(store)
+                                   : ds4::kvstore::remove_states(store, ids);
+  if (!text.ok()) return failed(text.error());
+  std::fputs(text->c_str(), stdout);
+  return 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -261,6 +315,7 @@ int main(int argc, char** argv) {
       return 0;
     }
   }
+  if (!given.empty() && given[0] == "kv") return kv_command({given.begin() + 1, given.end()});
   Flags flags;
   CLI::App app("ds4-server");
   app.set_help_flag();
@@ -268,6 +323,7 @@ int main(int argc, char** argv) {
   add_model_options(app, flags);
   add_network_options(app, flags);
   add_service_options(app, flags);
+  add_disk_options(app, flags);
   app.add_flag("--print-config", flags.print_config);
   app.set_config("--config");
   try {

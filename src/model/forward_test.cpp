@@ -208,7 +208,7 @@ TEST_P(Forward, RewindContinuesBitForBit) {
 }
 
 TEST_P(Forward, ForksShareThePastAndNothingElse) {
-  const auto tokens = random_tokens(700);
+  const auto tokens = random_tokens(600);
   auto model = load(GetParam());
   auto straight = fresh(*model);
   feed(*model, straight, std::span(tokens).first(600), 600);  // the second page is begun
@@ -249,6 +249,58 @@ TEST_P(Forward, SavedSequencesContinueBitForBit) {
     SequenceImage broken = *image;
     broken.pages[0].pop_back();
     EXPECT_FALSE(other_model->restore(broken).ok());
+  }
+}
+
+TEST_P(Forward, StoredPiecesContinueBitForBit) {
+  for (const KvFormat kv : {KvFormat::kF32, KvFormat::kF16, KvFormat::kPacked}) {
+    ModelOptions options = default_options();
+    options.kv = kv;
+    const auto tokens = random_tokens(600);
+    auto model = load(GetParam(), options);
+    auto straight = fresh(*model);
+    std::vector<std::vector<std::byte>> blocks;
+    // The point of 512 is taken when the sequence is at 570 already, the blocks later still.
+    feed(*model, straight, std::span(tokens).first(570), 64);
+    auto saved = straight.save_point(512);
+    ASSERT_TRUE(saved.ok());
+    const std::vector<std::byte> point = *saved;
+    auto taken_back = straight.fork();
+    ASSERT_TRUE(taken_back.ok() && taken_back->rewind(512));
+    EXPECT_EQ(taken_back->save_point(512).value(), point);
+    const Logits expected = feed(*model, *taken_back, std::span(tokens).subspan(512), 20);
+    for (const std::int64_t first : {0, 3}) {
+      auto more = straight.save_blocks(first, first == 0 ? 3 : 1);
+      ASSERT_TRUE(more.ok());
+      for (auto& block : *more) blocks.push_back(std::move(block));
+    }
+    ASSERT_EQ(blocks.size(), 4u);
+
+    auto other_model = load(GetParam(), options);
+    SequencePieces pieces{{blocks.begin(), blocks.end()}, point};
+    auto restored = other_model->restore(pieces);
+    ASSERT_TRUE(restored.ok()) << restored.error().message;
+    EXPECT_EQ(restored->length(), 512);
+    EXPECT_EQ(restored->rewind_floor(), 512);
+    EXPECT_EQ(restored->save_point(512).value(), point);
+    EXPECT_EQ(restored->save_blocks(0, 4).value(), blocks);
+    EXPECT_EQ(feed(*other_model, *restored, std::span(tokens).subspan(512), 20), expected);
+
+    // In the middle of a page.
+    pieces.blocks.pop_back();
+    auto early = fresh(*model);
+    feed(*model, early, std::span(tokens).first(384), 100);
+    const auto early_point = early.save_point(384);
+    ASSERT_TRUE(early_point.ok());
+    pieces.point = *early_point;
+    auto shorter = other_model->restore(pieces);
+    ASSERT_TRUE(shorter.ok()) << shorter.error().message;
+    EXPECT_EQ(feed(*other_model, *shorter, std::span(tokens).subspan(384), 60),
+              feed(*model, early, std::span(tokens).subspan(384), 60));
+
+    pieces.point = pieces.point.first(pieces.point.size() - 1);
+    EXPECT_FALSE(other_model->restore(pieces).ok());
+    EXPECT_FALSE(other_model->restore(SequencePieces{}).ok());
   }
 }
 

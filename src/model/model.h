@@ -55,6 +55,12 @@ struct SequenceImage {
   std::vector<std::vector<std::byte>> tails;  // per backend
 };
 
+/// A sequence in pieces (model/kv_blocks.h), each of all backends, one after the other. Views.
+struct SequencePieces {
+  std::vector<std::span<const std::byte>> blocks;  // from the start of the history
+  std::span<const std::byte> point;                // at the end of the last block
+};
+
 /// One timeline: how many tokens it holds and where its KV state lies. Move-only; gives its memory back when destroyed.
 class Sequence {
  public:
@@ -70,6 +76,10 @@ class Sequence {
   /// A second timeline with the same history: pages are shared (copied when one side writes), the tail is copied.
   Result<Sequence> fork() const;
   Result<SequenceImage> save() const;
+  /// The rows of blocks [first, first + count), all of them behind the sequence.
+  Result<std::vector<std::vector<std::byte>>> save_blocks(std::int64_t first, std::int64_t count) const;
+  /// What a restart at `at` needs besides them: a multiple of kBlockTokens from rewind_floor() to length(), not 0.
+  Result<std::vector<std::byte>> save_point(std::int64_t at) const;
 
  private:
   friend class Model;
@@ -129,6 +139,10 @@ class Model {
 
   Result<Sequence> new_sequence();
   Result<Sequence> restore(const SequenceImage& image);
+  /// The sequence at the end of the last block. It cannot be taken back from there, except to 0.
+  Result<Sequence> restore(const SequencePieces& pieces);
+  std::uint64_t block_bytes() const;
+  std::uint64_t point_bytes() const;
 
   /// Runs the rows. `logits` receives [rows with wants_logits][vocab] in row order. The rows of one sequence must be
   /// consecutive and in order. A non-finite logit is an Error.

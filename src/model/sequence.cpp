@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/text.h"
+#include "model/kv_blocks.h"
 #include "model/model.h"
 #include "model/model_impl.h"
 
@@ -131,6 +132,90 @@ Result<Sequence> Model::restore(const SequenceImage& image) {
   }
   sequence.length_ = image.length;
   sequence.written_ = image.written;
+  return sequence;
+}
+
+std::uint64_t Model::block_bytes() const {
+  std::uint64_t bytes = 0;
+  for (const auto& device : impl_->devices) bytes += ds4::block_bytes(device->layout);
+  return bytes;
+}
+
+std::uint64_t Model::point_bytes() const {
+  std::uint64_t bytes = 0;
+  for (const auto& device : impl_->devices) bytes += ds4::point_bytes(device->layout);
+  return bytes;
+}
+
+Result<std::vector<std::vector<std::byte>>> Sequence::save_blocks(std::int64_t first, std::int64_t count) const {
+  DS4_CHECK(first >= 0 && (first + count) * kBlockTokens <= length_);
+  std::vector<std::vector<std::byte>> blocks(static_cast<std::size_t>(count),
+                                             std::vector<std::byte>(model_->block_bytes()));
+  std::size_t offset = 0;  // of a device's part in each block
+  std::vector<std::byte> page;
+  for (std::size_t d = 0; d < pages_.size(); ++d) {
+    Device& device = *model_->impl_->devices[d];
+    const std::size_t bytes = block_bytes(device.layout);
+    page.resize(device.layout.page_bytes);
+    for (std::int64_t b = first; b < first + count; ++b) {
+      // A page is read once for all of its blocks: on a card that is a transfer.
+      if (b == first || b % kPageBlocks == 0)
+        DS4_RETURN_IF_ERROR(device.backend->read_page(pages_[d][static_cast<std::size_t>(b / kPageBlocks)], page));
+      read_block(device.layout, static_cast<int>(b % kPageBlocks), page,
+                 std::span(blocks[static_cast<std::size_t>(b - first)]).subspan(offset, bytes));
+    }
+    offset += bytes;
+  }
+  return blocks;
+}
+
+Result<std::vector<std::byte>> Sequence::save_point(std::int64_t at) const {
+  DS4_CHECK(at > 0 && at % kBlockTokens == 0 && at >= rewind_floor() && at <= length_);
+  std::vector<std::byte> point(model_->point_bytes());
+  std::size_t offset = 0;
+  for (std::size_t d = 0; d < tails_.size(); ++d) {
+    Device& device = *model_->impl_->devices[d];
+    std::vector<std::byte> tail(device.layout.tail_bytes);
+    DS4_RETURN_IF_ERROR(device.backend->read_tail(tails_[d], tail));
+    const std::size_t bytes = point_bytes(device.layout);
+    read_point(device.layout, at, tail, std::span(point).subspan(offset, bytes));
+    offset += bytes;
+  }
+  return point;
+}
+
+Result<Sequence> Model::restore(const SequencePieces& pieces) {
+  const auto refuse = [](std::string message) { return Error{ErrorCode::kFailure, std::move(message)}; };
+  const auto length = static_cast<std::int64_t>(pieces.blocks.size()) * kBlockTokens;
+  if (length == 0 || length > impl_->options.context)
+    return refuse(cat("stored sequence: expected 1 to ", impl_->options.context, " tokens, found ", length));
+  if (pieces.point.size() != point_bytes())
+    return refuse(cat("stored sequence: expected a point of ", point_bytes(), " bytes, found ", pieces.point.size()));
+  for (const auto& block : pieces.blocks)
+    if (block.size() != block_bytes())
+      return refuse(cat("stored sequence: expected blocks of ", block_bytes(), " bytes, found ", block.size()));
+  DS4_ASSIGN_OR_RETURN(Sequence sequence, new_sequence());
+  std::size_t block_at = 0, point_at = 0;
+  for (std::size_t d = 0; d < impl_->devices.size(); ++d) {
+    Device& device = *impl_->devices[d];
+    const std::size_t bytes = ds4::block_bytes(device.layout);
+    for (std::size_t first = 0; first < pieces.blocks.size(); first += kPageBlocks) {
+      DS4_ASSIGN_OR_RETURN(const std::int32_t page, device.pages.take());
+      sequence.pages_[d].push_back(page);
+      std::vector<std::byte> host(device.layout.page_bytes);
+      for (std::size_t b = first; b < std::min(first + kPageBlocks, pieces.blocks.size()); ++b)
+        write_block(device.layout, static_cast<int>(b - first), pieces.blocks[b].subspan(block_at, bytes), host);
+      device.backend->write_page(page, host);
+    }
+    std::vector<std::byte> tail(device.layout.tail_bytes);
+    const std::size_t tail_bytes = ds4::point_bytes(device.layout);
+    write_point(device.layout, length, pieces.point.subspan(point_at, tail_bytes), tail);
+    device.backend->write_tail(sequence.tails_[d], tail);
+    block_at += bytes;
+    point_at += tail_bytes;
+  }
+  sequence.length_ = length;
+  sequence.written_ = length + kRewindSlack;  // what lay before `length` beyond the window is not there
   return sequence;
 }
 

@@ -226,8 +226,9 @@ void AnswerStream::done(const Finish& finish) {
   } else if (finish.reason == FinishReason::kCancelled) {
     end.ending = Ending::kCancelled;
   }
-  end.usage = {finish.prompt_tokens, finish.cached_tokens,  finish.tokens,        reasoning_tokens_,
-               finish.queue_seconds, finish.prompt_seconds, finish.answer_seconds};
+  end.usage = {finish.prompt_tokens,  finish.cached_tokens, finish.tokens,
+               reasoning_tokens_,     finish.queue_seconds, finish.prompt_seconds,
+               finish.answer_seconds, finish.loaded_tokens, finish.load_seconds};
   emit(std::move(end));
 }
 

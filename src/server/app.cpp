@@ -38,6 +38,7 @@ namespace {
 constexpr std::size_t kMaxWaitingTasks = 256;
 constexpr std::size_t kMaxWaitingBytes = std::size_t{256} << 20;
 constexpr int kRequestThreads = 2;
+constexpr double kFlushSeconds = 10;
 
 Dialect dialect_of(std::string_view path) {
   if (path.starts_with("/v1/messages")) return Dialect::kMessages;
@@ -141,6 +142,7 @@ Status App::start_worker(ModelFile file) {
   worker.mixed_rows = options_.mixed_rows;
   if (!options_.script.empty()) {
     if (!file.tokenizer) return Error{ErrorCode::kUsage, "--script needs a model with a tokenizer"};
+    if (!options_.disk.folder.empty()) return Error{ErrorCode::kUsage, "--kv-disk-dir: a script has no states to keep"};
     DS4_ASSIGN_OR_RETURN(std::vector<ScriptRule> rules, read_script(options_.script));
     ScriptedOptions scripted;
     if (options_.engine.context > 0) scripted.context = options_.engine.context;
@@ -166,8 +168,32 @@ Status App::start_worker(ModelFile file) {
   worker.parallel = engine.sessions;
   worker.points = engine.sessions * engine.snapshots;
   metrics_.set_limits(worker.parallel, worker.points);
+  open_disk();
+  worker.disk = disk_.get();
   worker_ = std::make_unique<Worker>(engine_->token_model(), engine_->tokenizer(), worker);
   return {};
+}
+
+/// Without its disk the server serves as it would without the flag.
+void App::open_disk() {
+  if (options_.disk.folder.empty()) return;
+  DiskOptions disk = options_.disk;
+  disk.warn = [this](const std::string& what) { log_.warn("kv_store", {{"what", what}}); };
+  disk.saved = [this](const kvstore::SaveReport& report) {
+    log_.info("kv_saved", {{"tokens", cat(report.position)},
+                           {"blocks", cat(report.blocks)},
+                           {"bytes", cat(report.bytes)},
+                           {"ms", cat(static_cast<std::int64_t>(report.seconds * 1e3))}});
+  };
+  Result<std::unique_ptr<DiskStates>> opened = engine_->open_disk(std::move(disk));
+  if (!opened.ok()) return log_.warn("kv_store", {{"what", cat("not used: ", opened.error().message)}});
+  disk_ = std::move(opened).value();
+  const kvstore::StoreStats stats = disk_->store().stats();
+  log_.info("kv_store", {{"folder", options_.disk.folder},
+                         {"points", cat(stats.points)},
+                         {"blocks", cat(stats.blocks)},
+                         {"bytes", cat(stats.bytes)},
+                         {"budget", cat(options_.disk.budget)}});
 }
 
 HttpReply App::refuse(const HttpRequest& request, const ErrorInfo& error) const {
@@ -332,6 +358,10 @@ void App::drain() {
   service_->cancel_all();
   const auto last = Clock::now() + std::chrono::seconds(5);
   while (busy() && Clock::now() < last) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  // Every answer has handed its state over by now; what the disk does not take in time is only a cache.
+  if (disk_ != nullptr && !disk_->flush(hurry_ ? 1 : kFlushSeconds)) {
+    log_.warn("kv_store", {{"what", cat("the disk is slow: states of the last answers are not stored")}});
+  }
   // What has been written has to get out: connections close themselves when it is.
   const auto flushed = Clock::now() + std::chrono::seconds(hurry_ ? 0 : 2);
   while (http_->counts().open > 0 && Clock::now() < flushed) std::this_thread::sleep_for(std::chrono::milliseconds(20));

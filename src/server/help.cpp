@@ -25,7 +25,7 @@ simply send the whole conversation every time. Beyond this machine a key is need
 SIGTERM or Ctrl-C finishes running answers first; the second one does not.
 
 More: ds4-server --help TOPIC, with TOPIC one of
-  api  network  model  sampling  requests  tools  testing  status  all
+  api  network  model  sampling  requests  tools  disk  testing  status  all
 )";
 
 constexpr std::string_view kApi = R"(What is served
@@ -103,6 +103,19 @@ calls, so that the prompt of the next turn is what was already computed.
   --tool-memory-max-ids N            ids that are kept [100000]
 )";
 
+constexpr std::string_view kDisk = R"(States on disk
+What has been computed of conversations is kept in a folder, so that a server that was stopped or killed
+goes on where it was. It is a cache: it may be deleted at any time. Several servers may share it.
+  --kv-disk-dir DIR         keep states here; made if it is missing [nothing is kept]
+  --kv-disk-space-mb N      most space they take; the least useful go first [4096]
+  --kv-cache-min-tokens N   shorter beginnings are neither kept nor looked for [128]
+  --kv-cache-continued-interval-tokens N  tokens between resume points of long prompts [8192]
+States are only used by the same model, KV format, backend and instruction set that wrote them.
+  ds4-server kv ls --kv-disk-dir DIR         what is there, a line for every conversation
+  ds4-server kv verify --kv-disk-dir DIR     reads every byte; exit status 1 when something is broken
+  ds4-server kv rm --kv-disk-dir DIR ID...   removes conversations, or everything with --all
+)";
+
 constexpr std::string_view kTesting = R"(Testing clients
   --script FILE         answers come from FILE, tokenized, streamed and parsed as those of the model:
                         {"rules": [{"when": "text of the last turn", "reasoning": "...", "reply": "...",
@@ -119,8 +132,8 @@ constexpr std::string_view kStatus = R"(Exit status
 )";
 
 constexpr std::pair<std::string_view, std::string_view> kTopics[] = {
-    {"api", kApi},           {"network", kNetwork}, {"model", kModel},     {"sampling", kSampling},
-    {"requests", kRequests}, {"tools", kTools},     {"testing", kTesting}, {"status", kStatus}};
+    {"api", kApi},     {"network", kNetwork}, {"model", kModel},     {"sampling", kSampling}, {"requests", kRequests},
+    {"tools", kTools}, {"disk", kDisk},       {"testing", kTesting}, {"status", kStatus}};
 
 /// A text as it is, for a manual page.
 std::string verbatim(std::string_view text) {

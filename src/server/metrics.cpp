@@ -27,6 +27,28 @@ void one(std::string& out, std::string_view name, std::string_view type, std::st
   out += number;
 }
 
+void disk_text(std::string& out, const kvstore::StoreStats& disk) {
+  const auto number = [&](std::string_view name, std::string_view type, std::string_view help, std::uint64_t value) {
+    one(out, cat("ds4_kv_disk_", name), type, help, static_cast<double>(value));
+  };
+  number("bytes", "gauge", "Bytes of stored states, as far as known.", disk.bytes);
+  number("blocks", "gauge", "Stored blocks of KV rows.", disk.blocks);
+  number("points", "gauge", "Stored resume points.", disk.points);
+  number("queued_bytes", "gauge", "Bytes that wait for the disk.", disk.queued_bytes);
+  number("written_bytes_total", "counter", "Bytes written.", disk.written_bytes);
+  number("written_blocks_total", "counter", "Blocks written.", disk.written_blocks);
+  number("written_points_total", "counter", "Resume points written.", disk.written_points);
+  number("reused_blocks_total", "counter", "Blocks of stored states that were there already.", disk.reused_blocks);
+  number("dropped_total", "counter", "States that were not stored.", disk.dropped);
+  number("restores_total", "counter", "States loaded.", disk.restores);
+  number("restored_tokens_total", "counter", "Tokens of states loaded.", disk.restored_tokens);
+  number("restored_bytes_total", "counter", "Bytes of states loaded.", disk.restored_bytes);
+  number("missed_total", "counter", "Loads that failed.", disk.missed);
+  number("rejected_total", "counter", "Files that did not verify or could not be read.", disk.rejected);
+  number("evicted_total", "counter", "Files removed to make room.", disk.evicted);
+  number("evicted_bytes_total", "counter", "Bytes of files removed to make room.", disk.evicted_bytes);
+}
+
 }  // namespace
 
 void Histogram::add(double seconds) {
@@ -81,6 +103,7 @@ std::string Metrics::text(const WorkerStats& worker, const HttpCounts& http, boo
   one(out, "ds4_cached_tokens_total", "counter", "Prompt tokens that were already there.", number(cached_tokens_));
   one(out, "ds4_answer_tokens_total", "counter", "Tokens of answers.", number(answer_tokens_));
   one(out, "ds4_passes_total", "counter", "Forward passes.", number(worker.passes));
+  if (worker.disk) disk_text(out, *worker.disk);
   one(out, "ds4_connections", "gauge", "Open connections.", static_cast<double>(http.open));
   one(out, "ds4_connections_total", "counter", "Connections accepted.", number(http.accepted));
   one(out, "ds4_connections_refused_total", "counter", "Connections over the limit.", number(http.refused));

@@ -27,6 +27,7 @@ struct ServerOptions {
   std::string trace;
   std::string script;  // answers come from this file in place of the model
   bool quiet = false;
+  DiskOptions disk;  // without a folder nothing is kept on disk
 };
 
 inline constexpr int kMostParallel = 4;

@@ -145,8 +145,10 @@ class Service::Generation : public std::enable_shared_from_this<Generation> {
                                   {"ending", std::string(name_of(end.ending))},
                                   {"prompt", cat(usage.prompt_tokens)},
                                   {"cached", cat(usage.cached_tokens)},
+                                  {"loaded", cat(usage.loaded_tokens)},
                                   {"tokens", cat(usage.answer_tokens)},
                                   {"queue_ms", milliseconds(usage.queue_seconds)},
+                                  {"load_ms", milliseconds(usage.load_seconds)},
                                   {"prompt_ms", milliseconds(usage.prompt_seconds)},
                                   {"answer_ms", milliseconds(usage.answer_seconds)},
                                   {"error", end.ending == Ending::kError ? end.text : std::string("-")}});
@@ -259,6 +261,8 @@ Service::Outcome Service::prepare(GenerationRequest& request) {
       if (!rendered.ok()) return ErrorInfo{ApiError::kInvalid, rendered.error().message};
       prompt = std::move(rendered).value();
       out.thinking = chat::opens_thinking(prompt);
+      const auto has_tools = [](const chat::Message& turn) { return !turn.tools.empty(); };
+      out.answer_returns = !out.thinking || std::ranges::any_of(request.conversation, has_tools);
     }
     if (trace_.on()) out.text = chat::prompt_text(prompt);
     Result<PromptTokens> matched = worker_.match(prompt);
@@ -278,6 +282,7 @@ Request Service::request_for(const GenerationRequest& asked, Prepared prepared) 
   Request request;
   const auto room = worker_.context() - static_cast<std::int64_t>(prepared.prompt.tokens.size());
   request.prompt = std::move(prepared.prompt);
+  request.answer_returns = prepared.answer_returns;
   request.max_tokens = std::min(asked.max_tokens.value_or(options_.max_tokens), room);
   request.sampling = options_.sampling;
   request.sampling.temperature = asked.temperature.value_or(options_.sampling.temperature);

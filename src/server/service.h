@@ -58,7 +58,8 @@ class Service {
     PromptTokens prompt;
     bool plain = false;
     bool thinking = false;
-    std::string text;  // of the prompt, for the trace
+    bool answer_returns = true;  // see engine's Request
+    std::string text;            // of the prompt, for the trace
   };
   using Outcome = std::variant<Prepared, ErrorInfo>;
 

@@ -131,6 +131,29 @@ TEST(EngineOnWeights, AnAnswerDoesNotDependOnItsNeighboursInASingleBit) {
   EXPECT_EQ(answers(3, 17), alone);
 }
 
+TEST(EngineOnWeights, AStateIsOfOneModelOneFormatAndOneBackend) {
+  const auto identity = [](const std::string& path, KvFormat kv, const std::string& backend, PieceSizes sizes) {
+    const Result<ModelFile> file = open_model_file(path);
+    DS4_CHECK(file.ok());
+    return state_identity(*file, kv, backend, sizes);
+  };
+  const PieceSizes sizes{100, 200};
+  const kvstore::Key one = identity(token_model(), KvFormat::kF32, "cpu/avx2", sizes);
+  EXPECT_EQ(one, identity(token_model(), KvFormat::kF32, "cpu/avx2", sizes));
+  EXPECT_NE(one, identity(chat_model(), KvFormat::kF32, "cpu/avx2", sizes));  // the same weights, another tokenizer
+  EXPECT_NE(one, identity(token_model(), KvFormat::kF16, "cpu/avx2", sizes));
+  EXPECT_NE(one, identity(token_model(), KvFormat::kF32, "cpu/avx512", sizes));
+  EXPECT_NE(one, identity(token_model(), KvFormat::kF32, "cpu/avx2", {100, 201}));
+  // One bit of the weights, in the same place under the same header; and a copy elsewhere.
+  std::string bytes = read_file(token_model());
+  const std::string copy = cat(work_dir(), "/copy.gguf"), tuned = cat(work_dir(), "/tuned.gguf");
+  write_file(copy, bytes);
+  EXPECT_EQ(one, identity(copy, KvFormat::kF32, "cpu/avx2", sizes));
+  bytes.back() = static_cast<char>(bytes.back() ^ 1);
+  write_file(tuned, bytes);
+  EXPECT_NE(one, identity(tuned, KvFormat::kF32, "cpu/avx2", sizes));
+}
+
 TEST(EngineOnWeights, ACancelledPrefillGoesOnWhereItStopped) {
   EngineOptions options;
   options.prefill_chunk = 64;

@@ -27,6 +27,8 @@ struct Usage {
   std::int64_t answer_tokens = 0;
   std::int64_t reasoning_tokens = 0;
   double queue_seconds = 0, prompt_seconds = 0, answer_seconds = 0;
+  std::int64_t loaded_tokens = 0;  // of the cached ones, from disk
+  double load_seconds = 0;         // of the prompt's time
 };
 
 struct AnswerEvent {
