@@ -24,42 +24,72 @@ struct alignas(64) QuantBlock {
   int8_t q[kPanelDepth];
   float scale[8];        // x ≈ scale * q
   float group_sum[16];   // scale * Σ q over 16 values: what a weight's minimum is multiplied by
-  int32_t sum[8];        // Σ q over 32 values
+  int32_t offset[8];     // -bias * Σ q over 32 values, where weights are stored with a bias
 };
+
+/// The quantised formats; the order of the columns of the tables below.
+enum PanelFormat : int { kPanelQ8_0, kPanelMXFP4, kPanelIQ2_XXS, kPanelQ4_K, kPanelQ2_K, kPanelFormats };
+
+/// How quantised weights lie in memory: tiles of 16 outputs, one after the other. A tile is, for every 256 inputs, `main`
+/// bytes, and after all of those, for every 256 inputs, `side` bytes. Main holds the quants, four inputs of one output
+/// side by side, outputs next to each other, as a panel wants them; side holds what they are scaled with:
+///   Q8_0     main [64][16][4] bytes                                   side f16 scale [8][16]
+///   MXFP4    main [8][4][16][4] bytes: quad k and k + 4 of a group    side e8m0 scale [8][16]
+///   IQ2_XXS  main [8]: codes [16][4], then signs [16][4]: bit k of    side nibbles [4][16]: groups 2 i and
+///            a byte is the sign in quad k of the group                     2 i + 1; f16 d [16]
+///   Q4_K     main [8][4][16][4] bytes: quad k and k + 4 of a group    side scale [8][16], min [8][16]; f16 d, dmin [16]
+///   Q2_K     main [16][16][4] bytes: quads 0 to 3 of a group of 16    side scale | min << 4 [16][16]; f16 d, dmin [16]
+struct TileBytes {
+  int main;
+  int side;
+};
+constexpr TileBytes kTileBytes[kPanelFormats] = {{4096, 256}, {2048, 128}, {1024, 96}, {2048, 320}, {1024, 320}};
+constexpr int kMaxMainBytes = 4096;
+constexpr int kMaxSideBytes = 320;
 
 /// 256 inputs of 16 outputs of any quantised weight, in L1: four inputs of one output side by side, so that every lane
 /// of a vector of 32-bit integers is one output and no sum ever crosses lanes.
 ///   w[output][input] = scale[group][output] * (q - bias) - min[group][output]
+/// Groups are of 32 inputs, but minima of Q2_K of 16; Q2_K has its small scales in q and one scale per output.
 struct alignas(64) Panel {
-  uint8_t q[kPanelDepth / 4][kTileOutputs][4];
-  float scale[16][kTileOutputs];
+  const uint8_t* q;  // [kPanelDepth / 4][kTileOutputs][4]: in `room`, or in the tile
+  float scale[8][kTileOutputs];
   float min[16][kTileOutputs];
+  alignas(64) uint8_t room[kPanelDepth / 4][kTileOutputs][4];
 };
-
-/// What a panel holds; the order of the columns of KernelTable::unpack.
-enum PanelFormat : int { kPanelQ8_0, kPanelMXFP4, kPanelIQ2_XXS, kPanelQ4_K, kPanelQ2_K, kPanelFormats };
 
 /// Tables of the IQ2_XXS format.
 struct Iq2Tables {
   const uint64_t* grid;    // [256] octets
   const uint64_t* signs;   // [128] octets of 0x00 (plus) or 0xff (minus)
+  const uint8_t* levels;   // [2][256] two bits for each value of the first and of the last four of an octet
+};
+
+/// 256 inputs of 16 outputs from the rows of a file to a tile.
+struct PackArgs {
+  const uint8_t* weights;  // block of the first output
+  int64_t stride;          // bytes from one output to the next
+  int outputs;             // 1..16; the rest of the tile is zero
+  int depth;               // inputs, a multiple of the format's block, at most kPanelDepth
+  Iq2Tables iq2;
+  uint8_t* main;
+  uint8_t* side;
 };
 
 struct UnpackArgs {
-  const uint8_t* weights;  // block of the first output
-  int64_t stride;          // bytes from one output to the next
-  int outputs;             // 1..16; the rest of the panel is zero
-  int depth;               // inputs, a multiple of the format's block, at most kPanelDepth
+  const uint8_t* main;
+  const uint8_t* side;
   Iq2Tables iq2;
 };
 
+/// out[i] += panel * x[i * step]
 struct PanelDotArgs {
   const Panel* panel;
   int depth;                  // a multiple of 32
-  const QuantBlock* x;        // blocks of this depth, row 0
-  const int32_t* index;       // [count] rows of x
+  const QuantBlock* x;        // block of the first row
+  int64_t step;               // blocks from one row to the next
   int count;
-  float* out;                 // [count][kTileOutputs], added to
+  float* out;                 // [count][kTileOutputs]
 };
 
 /// out[i][o] (+)= Σ_k weights[o][k] * x[index[i]][k]
@@ -116,8 +146,13 @@ struct KernelTable {
 
   /// Splits one row over its blocks: block b goes to blocks[b * stride].
   void (*quantise)(const float* x, int64_t count, QuantBlock* blocks, int64_t stride);
+  void (*pack[kPanelFormats])(const PackArgs&);
   void (*unpack[kPanelFormats])(const UnpackArgs&, Panel*);
   void (*panel_dot[kPanelFormats])(const PanelDotArgs&);
+  /// The same for a matrix unit, which wants signed weights without a bias; from `wide_rows` rows on. May be null.
+  int wide_rows;
+  void (*unpack_wide[kPanelFormats])(const UnpackArgs&, Panel*);
+  void (*wide_dot[kPanelFormats])(const PanelDotArgs&);
 
   void (*attend)(const AttentionArgs&);
   void (*index_scores)(const IndexArgs&);

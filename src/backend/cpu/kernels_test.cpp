@@ -12,9 +12,11 @@
 
 #include "backend/cpu/create.h"
 #include "backend/cpu/isa.h"
+#include "backend/cpu/tiles.h"
 #include "base/rng.h"
 #include "quant/codec.h"
 #include "quant/kv_row.h"
+#include "quant/random_weights.h"
 
 namespace ds4::cpu {
 namespace {
@@ -120,7 +122,7 @@ TEST_P(Kernels, ActivationsAreQuantisedToTheNearest) {
   for (int group = 0; group < 8; ++group) {
     int sum = 0;
     for (int i = 0; i < 32; ++i) sum += blocks[1].q[32 * group + i];
-    EXPECT_EQ(blocks[1].sum[group], sum);
+    EXPECT_TRUE(blocks[1].offset[group] == 0 || blocks[1].offset[group] == -128 * sum) << "the bias of this set";
     EXPECT_FLOAT_EQ(blocks[1].group_sum[2 * group] + blocks[1].group_sum[2 * group + 1], blocks[1].scale[group] * static_cast<float>(sum));
   }
   for (int i = 44; i < 64; ++i) EXPECT_EQ(blocks[4].q[i], 0) << "the end of a group is padded with zeros";
@@ -156,6 +158,123 @@ TEST_P(Kernels, SoftmaxPoolAndSums) {
   double squares = 0;
   for (const float x : values) squares += static_cast<double>(x) * static_cast<double>(x);
   EXPECT_NEAR(k().sum_squares(values.data(), 5 * 37), squares, 1e-5 * squares);
+}
+
+// ---- quantised weights ----
+
+constexpr DType kFormats[kPanelFormats] = {DType::kQ8_0, DType::kMXFP4, DType::kIQ2_XXS, DType::kQ4_K, DType::kQ2_K};
+
+/// One block of a tile, and the rows it was made from.
+struct Block {
+  PanelFormat format;
+  int outputs;
+  int depth;
+  std::vector<std::byte> rows;
+  alignas(64) std::uint8_t main[kMaxMainBytes];
+  alignas(64) std::uint8_t side[kMaxSideBytes];
+
+  Block(const KernelTable& k, PanelFormat f, int some_outputs, int some_depth, std::uint64_t seed)
+      : format(f), outputs(some_outputs), depth(some_depth) {
+    const std::size_t row = row_bytes(type(), static_cast<std::size_t>(depth));
+    rows.resize(row * static_cast<std::size_t>(outputs));
+    fill_random_weights(type(), seed, rows);
+    std::memset(main, 0x5a, sizeof main);
+    std::memset(side, 0x5a, sizeof side);
+    k.pack[format]({reinterpret_cast<const std::uint8_t*>(rows.data()), static_cast<std::int64_t>(row), outputs, depth,
+                    iq2_tables(), main, side});
+  }
+  DType type() const { return kFormats[format]; }
+  std::vector<float> decoded(int output) const {
+    std::vector<float> values(static_cast<std::size_t>(depth));
+    const std::size_t row = row_bytes(type(), values.size());
+    decode_row(type(), rows.data() + static_cast<std::size_t>(output) * row, values.data(), values.size());
+    return values;
+  }
+};
+
+bool is_signed(PanelFormat f) { return f == kPanelQ8_0 || f == kPanelMXFP4 || f == kPanelIQ2_XXS; }
+
+/// What a panel says about one weight. Exact, but for the one rounding of a minimum.
+float weight_in(const Panel& panel, PanelFormat f, int bias, int input, int output) {
+  const std::uint8_t code = panel.q[(input / 4 * kTileOutputs + output) * 4 + input % 4];
+  const int q = !is_signed(f) ? code : bias != 0 ? code - bias : static_cast<std::int8_t>(code);
+  if (f == kPanelQ2_K) return panel.scale[0][output] * static_cast<float>(q) - panel.min[input / 16][output];
+  const float value = panel.scale[input / 32][output] * static_cast<float>(q);
+  return is_signed(f) ? value : value - panel.min[input / 32][output];
+}
+
+TEST_P(Kernels, PanelsSayWhatTheRowsOfTheFileSay) {
+  const auto check = [&](const Block& block, auto unpack, int bias) {
+    Panel panel;
+    unpack({block.main, block.side, iq2_tables()}, &panel);
+    for (int o = 0; o < block.outputs; ++o) {
+      const std::vector<float> expected = block.decoded(o);
+      for (int i = 0; i < block.depth; ++i)
+        ASSERT_EQ(weight_in(panel, block.format, bias, i, o), expected[static_cast<std::size_t>(i)])
+            << dtype_info(block.type()).name << ", output " << o << ", input " << i;
+    }
+    for (int o = block.outputs; o < kTileOutputs; ++o)
+      for (int i = 0; i < block.depth; ++i) ASSERT_EQ(weight_in(panel, block.format, bias, i, o), 0.0F);
+  };
+  const int bias = std::string(k().name) == "avx512" || std::string(k().name) == "amx" ? 128 : 0;
+  for (int f = 0; f < kPanelFormats; ++f) {
+    const auto format = static_cast<PanelFormat>(f);
+    for (const int outputs : {16, 9, 3})
+      for (const int depth : {256, 96}) {
+        if (depth % static_cast<int>(dtype_info(kFormats[f]).block_elements) != 0) continue;
+        const Block block(k(), format, outputs, depth, static_cast<std::uint64_t>(100 * f + outputs));
+        check(block, k().unpack[f], bias);
+        if (k().wide_rows != 0) check(block, k().unpack_wide[f], 0);
+      }
+  }
+}
+
+TEST_P(Kernels, DotsAreTheSameBitsForAnyNumberOfRowsAndOnTheMatrixUnit) {
+  constexpr int kRows = 37;
+  for (int f = 0; f < kPanelFormats; ++f) {
+    const bool short_blocks = dtype_info(kFormats[f]).block_elements == 32;
+    for (const int depth : {256, short_blocks ? 96 : 256}) {
+      const Block block(k(), static_cast<PanelFormat>(f), 16, depth, static_cast<std::uint64_t>(f) + 7);
+      Panel panel, wide;
+      k().unpack[f]({block.main, block.side, iq2_tables()}, &panel);
+      for (const std::int64_t step : {1, 3}) {
+        std::vector<QuantBlock> x(static_cast<std::size_t>(kRows * step));
+        std::vector<std::vector<float>> rows;
+        for (int r = 0; r < kRows; ++r) {
+          rows.push_back(noise(static_cast<std::uint64_t>(r), static_cast<std::size_t>(depth), 3.0F));
+          k().quantise(rows.back().data(), depth, &x[static_cast<std::size_t>(r * step)], 1);
+        }
+        const std::vector<float> start = noise(99, kRows * kTileOutputs, 0.01F);
+        std::vector<float> single = start;
+        for (int r = 0; r < kRows; ++r)
+          k().panel_dot[f]({&panel, depth, &x[static_cast<std::size_t>(r * step)], 0, 1, single.data() + r * kTileOutputs});
+        for (int count = 1; count <= kRows; ++count) {
+          std::vector<float> found = start;
+          k().panel_dot[f]({&panel, depth, x.data(), step, count, found.data()});
+          const auto bytes = static_cast<std::size_t>(count * kTileOutputs) * sizeof(float);
+          ASSERT_EQ(std::memcmp(found.data(), single.data(), bytes), 0) << dtype_info(kFormats[f]).name << " " << count;
+          if (k().wide_rows == 0) continue;
+          k().unpack_wide[f]({block.main, block.side, iq2_tables()}, &wide);
+          found = start;
+          k().wide_dot[f]({&wide, depth, x.data(), step, count, found.data()});
+          ASSERT_EQ(std::memcmp(found.data(), single.data(), bytes), 0) << dtype_info(kFormats[f]).name << " wide " << count;
+        }
+        for (int r = 0; r < kRows; ++r)
+          for (int o = 0; o < kTileOutputs; ++o) {
+            const std::vector<float> w = block.decoded(o);
+            double sum = 0, size = 0;
+            const QuantBlock& b = x[static_cast<std::size_t>(r * step)];
+            for (int i = 0; i < depth; ++i) {
+              const double term = static_cast<double>(w[static_cast<std::size_t>(i)]) * b.q[i] * static_cast<double>(b.scale[i / 32]);
+              sum += term;
+              size += std::fabs(term);
+            }
+            const auto at = static_cast<std::size_t>(r * kTileOutputs + o);
+            ASSERT_NEAR(single[at] - start[at], sum, 1e-6 * size + 1e-8) << dtype_info(kFormats[f]).name;
+          }
+      }
+    }
+  }
 }
 
 TEST(Isa, UnknownNamesAreRefusedWithAList) {

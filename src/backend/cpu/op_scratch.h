@@ -167,6 +167,7 @@ struct RouteScratch {
 
 struct ExpertsScratch {
   QuantBlock* x;
+  QuantBlock* pair_blocks;    // of x, by pair: the rows of one expert lie side by side
   QuantBlock* h_blocks;       // of the routed pairs
   QuantBlock* shared_blocks;
   float* h;                   // [rows * used, expert_ff], pairs by expert
@@ -181,6 +182,7 @@ struct ExpertsScratch {
     const Dims& d = z.dims();
     const std::int64_t pairs = z.rows() * d.experts_used;
     x = z.blocks(s, z.rows(), d.hidden);
+    pair_blocks = z.blocks(s, z.rows() > 1 ? pairs : 0, d.hidden);
     h_blocks = z.blocks(s, pairs, d.expert_ff);
     shared_blocks = z.blocks(s, z.rows(), d.shared_ff);
     h = s.take<float>(pairs * d.expert_ff);

@@ -1,44 +1,38 @@
 #include "backend/cpu/products.h"
 
 #include <algorithm>
-#include <array>
 
-#include "base/check.h"
 #include "quant/codec.h"
 
 namespace ds4::cpu {
 
 namespace {
 
-/// Bit i of the sign byte to byte i.
-const std::uint64_t* sign_octets() {
-  static const std::array<std::uint64_t, 128> table = [] {
-    std::array<std::uint64_t, 128> octets{};
-    for (unsigned t = 0; t < 128; ++t)
-      for (unsigned i = 0; i < 8; ++i)
-        if ((iq2_xxs_signs(t) >> i & 1) != 0) octets[t] |= std::uint64_t{0xff} << (8 * i);
-    return octets;
-  }();
-  return table.data();
-}
-
 bool is_float(DType type) { return type == DType::kF32 || type == DType::kF16 || type == DType::kBF16; }
 
-PanelFormat panel_format(DType type) {
-  switch (type) {
-    case DType::kQ8_0: return kPanelQ8_0;
-    case DType::kMXFP4: return kPanelMXFP4;
-    case DType::kIQ2_XXS: return kPanelIQ2_XXS;
-    case DType::kQ4_K: return kPanelQ4_K;
-    case DType::kQ2_K: return kPanelQ2_K;
-    default: check_failed("a quantised weight", __FILE__, __LINE__);
-  }
+std::int64_t bytes_of_row(const Weight& w) {
+  return static_cast<std::int64_t>(row_bytes(w.type, static_cast<std::size_t>(w.in)));
+}
+
+/// The first row of the tile as the file holds it.
+const std::uint8_t* rows_of(const OutputTile& tile) {
+  const Weight& w = *tile.weight;
+  const void* data = w.layout == kTiles ? static_cast<const TiledMatrix*>(w.data)->rows : w.data;
+  return static_cast<const std::uint8_t*>(data) + (tile.matrix * w.out + tile.first) * bytes_of_row(w);
+}
+
+/// How many of the rows from index[0] on are equally far apart.
+int straight_run(const std::int32_t* index, int count) {
+  if (count < 3) return count;
+  int n = 2;
+  while (n < count && index[n] - index[n - 1] == index[1] - index[0]) ++n;
+  return n;
 }
 
 }  // namespace
 
 Products::Products(const KernelTable& kernels, bool quality)
-    : kernels_(kernels), quality_(quality), iq2_{iq2_xxs_grid(), sign_octets()} {}
+    : kernels_(kernels), quality_(quality), iq2_(iq2_tables()) {}
 
 bool Products::uses_int8(const Weight& weight, bool exact) const {
   return !exact && !quality_ && !is_float(weight.type);
@@ -48,64 +42,121 @@ void Products::quantise(const Activations& x, int thread, int threads) const {
   for (const auto r : share_of(x.rows, thread, threads)) kernels_.quantise(x.x + r * x.stride, x.cols, x.blocks + r, x.rows);
 }
 
-void Products::tile(const Weight& weight, std::int64_t matrix, std::int64_t first_output, int outputs,
-                    const Activations& x, const std::int32_t* index, int count, bool exact, ProductScratch& scratch,
-                    float (*out)[kTileOutputs]) const {
-  const DTypeInfo& type = dtype_info(weight.type);
-  const auto row_bytes = static_cast<std::int64_t>(weight.in / type.block_elements * type.block_bytes);
-  const auto* base =
-      static_cast<const std::uint8_t*>(weight.data) + (matrix * weight.out + first_output) * row_bytes;
-  FloatDotArgs dot{.weights = base,
-                   .weight_stride = row_bytes,
-                   .outputs = outputs,
-                   .depth = weight.in,
-                   .x = x.x,
-                   .x_stride = x.stride,
-                   .index = index,
-                   .count = count,
-                   .out = out[0],
-                   .add = false};
-  if (weight.type == DType::kF32) return kernels_.dot_f32(dot);
-  if (weight.type == DType::kF16) return kernels_.dot_f16(dot);
-  if (weight.type == DType::kBF16) return kernels_.dot_bf16(dot);
+void Products::tile(const OutputTile& tile, const Activations& x, const std::int32_t* index, int count, bool exact,
+                    ProductScratch& scratch, float (*out)[kTileOutputs]) const {
+  if (is_float(tile.weight->type)) float_tile(tile, x, index, count, out);
+  else if (uses_int8(*tile.weight, exact)) int8_tile(tile, x, index, count, scratch, out);
+  else exact_tile(tile, x, index, count, scratch, out);
+}
 
-  const bool int8 = uses_int8(weight, exact);
-  const auto block_bytes = static_cast<std::int64_t>(kPanelDepth / type.block_elements * type.block_bytes);
-  const PanelFormat format = panel_format(weight.type);
-  if (int8) std::fill_n(out[0], std::int64_t{count} * kTileOutputs, 0.0F);
-  for (std::int64_t start = 0, b = 0; start < weight.in; start += kPanelDepth, ++b) {
-    const int depth = static_cast<int>(std::min<std::int64_t>(kPanelDepth, weight.in - start));
-    const std::uint8_t* block = base + b * block_bytes;
-    if (int8) {
-      kernels_.unpack[format]({block, row_bytes, outputs, depth, iq2_}, &scratch.panel);
-      kernels_.panel_dot[format]({&scratch.panel, depth, x.blocks + b * x.rows, index, count, out[0]});
-      continue;
-    }
-    for (int o = 0; o < outputs; ++o)
-      decode_row(weight.type, block + o * row_bytes, scratch.decoded[o], static_cast<std::size_t>(depth));
-    dot.weights = scratch.decoded;
-    dot.weight_stride = sizeof scratch.decoded[0];
-    dot.depth = depth;
-    dot.x = x.x + start;
-    dot.add = start > 0;
-    kernels_.dot_f32(dot);
+void Products::float_tile(const OutputTile& tile, const Activations& x, const std::int32_t* index, int count,
+                          float (*out)[kTileOutputs]) const {
+  const DType type = tile.weight->type;
+  const auto dot = type == DType::kF32 ? kernels_.dot_f32 : type == DType::kF16 ? kernels_.dot_f16 : kernels_.dot_bf16;
+  dot({.weights = rows_of(tile),
+       .weight_stride = bytes_of_row(*tile.weight),
+       .outputs = tile.outputs,
+       .depth = tile.weight->in,
+       .x = x.x,
+       .x_stride = x.stride,
+       .index = index,
+       .count = count,
+       .out = out[0],
+       .add = false});
+}
+
+void Products::exact_tile(const OutputTile& tile, const Activations& x, const std::int32_t* index, int count,
+                          ProductScratch& scratch, float (*out)[kTileOutputs]) const {
+  const Weight& w = *tile.weight;
+  const std::uint8_t* rows = rows_of(tile);
+  for (std::int64_t start = 0; start < w.in; start += kPanelDepth) {
+    const int depth = static_cast<int>(std::min<std::int64_t>(kPanelDepth, w.in - start));
+    const std::uint8_t* block = rows + row_bytes(w.type, static_cast<std::size_t>(start));
+    for (int o = 0; o < tile.outputs; ++o)
+      decode_row(w.type, block + o * bytes_of_row(w), scratch.decoded[o], static_cast<std::size_t>(depth));
+    kernels_.dot_f32({.weights = scratch.decoded,
+                      .weight_stride = sizeof scratch.decoded[0],
+                      .outputs = tile.outputs,
+                      .depth = depth,
+                      .x = x.x + start,
+                      .x_stride = x.stride,
+                      .index = index,
+                      .count = count,
+                      .out = out[0],
+                      .add = start > 0});
   }
+}
+
+void Products::int8_tile(const OutputTile& tile, const Activations& x, const std::int32_t* index, int count,
+                         ProductScratch& scratch, float (*out)[kTileOutputs]) const {
+  const Weight& w = *tile.weight;
+  const PanelFormat format = panel_format(w.type);
+  const TileShape shape(w.type, w.in, w.out);
+  const bool wide = kernels_.wide_rows != 0 && count >= kernels_.wide_rows;
+  const auto unpack = wide ? kernels_.unpack_wide[format] : kernels_.unpack[format];
+  const auto dot = wide ? kernels_.wide_dot[format] : kernels_.panel_dot[format];
+  const bool packed = w.layout == kTiles && tile.first % kTileOutputs == 0;
+  std::uint8_t* at = nullptr;
+  if (packed) {
+    auto* base = reinterpret_cast<std::uint8_t*>(static_cast<const TiledMatrix*>(w.data)->memory.data());
+    at = base + (tile.matrix * shape.tiles + tile.first / kTileOutputs) * shape.tile_bytes();
+  }
+  std::fill_n(out[0], std::int64_t{count} * kTileOutputs, 0.0F);
+  for (std::int64_t b = 0; b < shape.blocks; ++b) {
+    const std::int64_t start = b * kPanelDepth;
+    const int depth = static_cast<int>(std::min<std::int64_t>(kPanelDepth, w.in - start));
+    UnpackArgs from{scratch.main, scratch.side, iq2_};
+    if (packed) {
+      from.main = shape.main(at, b);
+      from.side = shape.side(at, b);
+    } else {
+      kernels_.pack[format]({.weights = rows_of(tile) + row_bytes(w.type, static_cast<std::size_t>(start)),
+                             .stride = bytes_of_row(w),
+                             .outputs = tile.outputs,
+                             .depth = depth,
+                             .iq2 = iq2_,
+                             .main = scratch.main,
+                             .side = scratch.side});
+    }
+    unpack(from, &scratch.panel);
+    for (int i = 0; i < count;) {
+      const int run = straight_run(index + i, count - i);
+      dot({.panel = &scratch.panel,
+           .depth = depth,
+           .x = x.blocks + b * x.rows + index[i],
+           .step = run > 1 ? index[i + 1] - index[i] : 0,
+           .count = run,
+           .out = out[i]});
+      i += run;
+    }
+  }
+}
+
+std::int64_t Products::run_length(const Product& product) const {
+  // Few rows: what counts is reading, in straight runs that are worth taking. Many: what counts is that all threads end
+  // together.
+  constexpr std::int64_t kRunBytes = 64 << 10;
+  if (product.count > 4) return 1;
+  return std::max<std::int64_t>(1, kRunBytes / (bytes_of_row(*product.weight) * kTileOutputs));
 }
 
 std::int64_t Products::tasks(const Product& product) const {
   const std::int64_t rows = row_block(*product.weight, product.exact);
-  return (product.count + rows - 1) / rows * ((product.outputs + kTileOutputs - 1) / kTileOutputs);
+  const std::int64_t outputs = run_length(product) * kTileOutputs;
+  return (product.count + rows - 1) / rows * ((product.outputs + outputs - 1) / outputs);
 }
 
 void Products::one_task(const Product& p, std::int64_t task, ProductScratch& scratch) const {
-  const std::int64_t tiles = (p.outputs + kTileOutputs - 1) / kTileOutputs;
-  const std::int64_t row = task / tiles * row_block(*p.weight, p.exact);
-  const std::int64_t output = task % tiles * kTileOutputs;
+  const std::int64_t run = run_length(p) * kTileOutputs;
+  const std::int64_t runs = (p.outputs + run - 1) / run;
+  const std::int64_t row = task / runs * row_block(*p.weight, p.exact);
   const int count = static_cast<int>(std::min<std::int64_t>(row_block(*p.weight, p.exact), p.count - row));
-  const int outputs = static_cast<int>(std::min<std::int64_t>(kTileOutputs, p.outputs - output));
-  tile(*p.weight, p.matrix, p.first_output + output, outputs, *p.x, p.index + row, count, p.exact, scratch,
-       scratch.tile);
-  for (int i = 0; i < count; ++i) std::copy_n(scratch.tile[i], outputs, p.y + (row + i) * p.y_stride + output);
+  const std::int64_t first = task % runs * run;
+  for (std::int64_t output = first; output < std::min(p.outputs, first + run); output += kTileOutputs) {
+    const int outputs = static_cast<int>(std::min<std::int64_t>(kTileOutputs, p.outputs - output));
+    tile({p.weight, p.matrix, p.first_output + output, outputs}, *p.x, p.index + row, count, p.exact, scratch, scratch.tile);
+    for (int i = 0; i < count; ++i) std::copy_n(scratch.tile[i], outputs, p.y + (row + i) * p.y_stride + output);
+  }
 }
 
 void Products::share_tasks(ThreadPool& pool, std::span<const Product> products, ProductScratch& scratch) const {

@@ -2,7 +2,8 @@
 //
 // Three ways, chosen by the weight's type:
 //   float   f32, f16 and bf16 weights against f32 activations
-//   int8    quantised weights against int8 activations: a panel of weights is unpacked once for all rows of the tile
+//   int8    quantised weights against int8 activations: a panel of weights is unpacked once for all rows of the tile,
+//           from weights in tiles, or from rows that are packed on the way (slower)
 //   exact   quantised weights decoded to f32 (--quality, and where routing hangs on the last bits)
 // In each, the sum of one output of one row has a fixed order that does not depend on the other rows or outputs.
 #pragma once
@@ -12,6 +13,7 @@
 
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/scratch.h"
+#include "backend/cpu/tiles.h"
 #include "backend/tensor.h"
 #include "base/thread_pool.h"
 
@@ -45,6 +47,14 @@ struct Product {
   bool exact = false;
 };
 
+/// 16 consecutive outputs of a weight, or what is left of them.
+struct OutputTile {
+  const Weight* weight = nullptr;
+  std::int64_t matrix = 0;
+  std::int64_t first = 0;
+  int outputs = kTileOutputs;
+};
+
 /// Rows computed together: activations of that many stay in the L2 cache while all weights pass by once.
 inline constexpr int kFloatRowBlock = 64;
 inline constexpr int kInt8RowBlock = 256;
@@ -52,6 +62,8 @@ inline constexpr int kInt8RowBlock = 256;
 /// One thread's working memory.
 struct ProductScratch {
   Panel panel;
+  alignas(64) std::uint8_t main[kMaxMainBytes];  // a block that is packed on the way
+  alignas(64) std::uint8_t side[kMaxSideBytes];
   float decoded[kTileOutputs][kPanelDepth];
   float tile[kInt8RowBlock][kTileOutputs];
   float second_tile[kInt8RowBlock][kTileOutputs];
@@ -71,9 +83,8 @@ class Products {
   void quantise(const Activations& x, int thread, int threads) const;
 
   /// out[i][o] for at most row_block() rows; the first `outputs` columns are valid.
-  void tile(const Weight& weight, std::int64_t matrix, std::int64_t first_output, int outputs, const Activations& x,
-            const std::int32_t* index, int count, bool exact, ProductScratch& scratch,
-            float (*out)[kTileOutputs]) const;
+  void tile(const OutputTile& tile, const Activations& x, const std::int32_t* index, int count, bool exact,
+            ProductScratch& scratch, float (*out)[kTileOutputs]) const;
 
   /// All products, as one job of the pool. x.blocks must be filled where they are read.
   void run(ThreadPool& pool, std::span<const Product> products, ProductScratch* scratch) const;
@@ -81,13 +92,21 @@ class Products {
   void quantise_and_run(ThreadPool& pool, std::span<const Product> products, ProductScratch* scratch) const;
 
  private:
+  void float_tile(const OutputTile& tile, const Activations& x, const std::int32_t* index, int count,
+                  float (*out)[kTileOutputs]) const;
+  void exact_tile(const OutputTile& tile, const Activations& x, const std::int32_t* index, int count,
+                  ProductScratch& scratch, float (*out)[kTileOutputs]) const;
+  void int8_tile(const OutputTile& tile, const Activations& x, const std::int32_t* index, int count,
+                 ProductScratch& scratch, float (*out)[kTileOutputs]) const;
   void one_task(const Product& product, std::int64_t task, ProductScratch& scratch) const;
+  /// Output tiles that make one task.
+  std::int64_t run_length(const Product& product) const;
   std::int64_t tasks(const Product& product) const;
   void share_tasks(ThreadPool& pool, std::span<const Product> products, ProductScratch& scratch) const;
 
   const KernelTable& kernels_;
   const bool quality_;
-  Iq2Tables iq2_;
+  const Iq2Tables iq2_;
 };
 
 }  // namespace ds4::cpu

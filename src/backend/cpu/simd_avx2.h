@@ -6,6 +6,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "backend/cpu/simd_plain.h"
+
 namespace ds4::cpu {
 namespace {
 
@@ -16,6 +18,7 @@ constexpr int kLanes = 8;
 constexpr int kDotOutputs = 4;
 constexpr int kDotRows = 2;
 constexpr int kPanelRows = 4;
+constexpr int kFewRows = 2;
 constexpr int kSignedBias = 0;
 
 inline __m256i first_lanes(int n) {

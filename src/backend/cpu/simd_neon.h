@@ -7,6 +7,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "backend/cpu/simd_plain.h"
+
 namespace ds4::cpu {
 namespace {
 
@@ -17,6 +19,7 @@ constexpr int kLanes = 4;
 constexpr int kDotOutputs = 4;
 constexpr int kDotRows = 4;
 constexpr int kPanelRows = 4;
+constexpr int kFewRows = 2;
 constexpr int kSignedBias = 0;
 
 inline F32 zero() { return vdupq_n_f32(0.0F); }

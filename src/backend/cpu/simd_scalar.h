@@ -6,14 +6,17 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "backend/cpu/simd_plain.h"
+
 namespace ds4::cpu {
 namespace {
 
 constexpr int kLanes = 8;         // of a vector; divides kTileOutputs
 constexpr int kDotOutputs = 2;    // tile of the float products: what fits the registers
 constexpr int kDotRows = 2;
-constexpr int kPanelRows = 2;     // rows that share one load of a panel
-constexpr int kSignedBias = 0;    // what unpacking adds to signed values so that dot_signed can use them
+constexpr int kPanelRows = 2;     // rows that share one load of a panel; kFewRows where those are not left
+constexpr int kFewRows = 1;
+constexpr int kSignedBias = 0;    // what packing adds to signed values so that dot_signed can use them
 
 struct F32 {
   float v[kLanes];
@@ -119,7 +122,7 @@ inline I32 dot_signed(const I32& acc, const I32& w, const I32& x) {
     for (int k = 0; k < 4; ++k) r.v[i] += a[4 * i + k] * b[4 * i + k];
   return r;
 }
-/// The same for weights from 0 to 15.
+/// The same for weights from 0 to 45, without a bias.
 inline I32 dot_unsigned(const I32& acc, const I32& w, const I32& x) { return dot_signed(acc, w, x); }
 
 /// Stores kLanes values rounded to the nearest even integer (they lie in ±127; a NaN gives anything) and returns their sum.
