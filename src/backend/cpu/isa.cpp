@@ -35,8 +35,8 @@ std::vector<const KernelTable*> probe() {
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
-  if (avx2 && avx512 && has_amx_int8()) tables.push_back(&kAmxTable);
   if (avx2 && avx512) tables.push_back(&kAvx512Table);
+  if (avx2 && avx512 && has_amx_int8()) tables.push_back(&kAmxTable);  // by name only: docs/decisions/tiles-for-streaming.md
   if (avx2) tables.push_back(&kAvx2Table);
 #elif defined(__aarch64__)
 #if defined(__linux__)

@@ -44,6 +44,7 @@ struct TileBytes {
   int side;
 };
 constexpr TileBytes kTileBytes[kPanelFormats] = {{4096, 256}, {2048, 128}, {1024, 96}, {2048, 320}, {1024, 320}};
+constexpr int kTileGroup = 4;      // tiles computed together when there are many rows: they share the reading of those
 constexpr int kMaxMainBytes = 4096;
 constexpr int kMaxSideBytes = 320;
 
@@ -82,14 +83,16 @@ struct UnpackArgs {
   Iq2Tables iq2;
 };
 
-/// out[i] += panel * x[i * step]
+/// out[p][i] += panels[p] * x[i * step]
 struct PanelDotArgs {
-  const Panel* panel;
+  const Panel* panels;
+  int panel_count;
   int depth;                  // a multiple of 32
   const QuantBlock* x;        // block of the first row
   int64_t step;               // blocks from one row to the next
   int count;
-  float* out;                 // [count][kTileOutputs]
+  float* out;                 // [count][kTileOutputs] of the first panel
+  int64_t panel_stride;       // floats to those of the next
 };
 
 /// out[i][o] (+)= Σ_k weights[o][k] * x[index[i]][k]
@@ -149,7 +152,8 @@ struct KernelTable {
   void (*pack[kPanelFormats])(const PackArgs&);
   void (*unpack[kPanelFormats])(const UnpackArgs&, Panel*);
   void (*panel_dot[kPanelFormats])(const PanelDotArgs&);
-  /// The same for a matrix unit, which wants signed weights without a bias; from `wide_rows` rows on. May be null.
+  /// The same for a matrix unit, which wants signed weights without a bias; from `wide_rows` rows on. Null where it is
+  /// not faster.
   int wide_rows;
   void (*unpack_wide[kPanelFormats])(const UnpackArgs&, Panel*);
   void (*wide_dot[kPanelFormats])(const PanelDotArgs&);

@@ -75,45 +75,62 @@ inline F32 finish_row(F32 acc, F32 part, const QuantBlock& x, const Panel& panel
   return acc;
 }
 
-/// R rows, one vector of outputs.
-template <Scaling scaling, int R>
-inline void panel_rows(const PanelDotArgs& a, int row) {
-  const Panel& panel = *a.panel;
+/// R rows, P panels, one vector of outputs of each.
+template <Scaling scaling, int R, int P>
+inline void panel_rows(const PanelDotArgs& a, int first_panel, int row) {
+  const Panel* panels = a.panels + first_panel;
+  float* results = a.out + first_panel * a.panel_stride + row * kTileOutputs;
   const QuantBlock* x[R];
   for (int r = 0; r < R; ++r) x[r] = a.x + (row + r) * a.step;
   const int groups = a.depth / 32;
   for (int lane = 0; lane < kTileOutputs; lane += kLanes) {
-    F32 part[R];
-    for (int r = 0; r < R; ++r)
-      part[r] = scaling == Scaling::kOnce ? zero() : load(a.out + (row + r) * kTileOutputs + lane);
-    for (int g = 0; g < groups; ++g) {
-      I32 dot[R];
+    F32 part[P][R];
+    for (int p = 0; p < P; ++p)
       for (int r = 0; r < R; ++r)
-        dot[r] = splat_int(scaling == Scaling::kSigned && kSignedBias != 0 ? x[r]->offset[g] : 0);
+        part[p][r] = scaling == Scaling::kOnce ? zero() : load(results + p * a.panel_stride + r * kTileOutputs + lane);
+    for (int g = 0; g < groups; ++g) {
+      I32 dot[P][R];
+      for (int r = 0; r < R; ++r) {
+        const I32 start = splat_int(scaling == Scaling::kSigned && kSignedBias != 0 ? x[r]->offset[g] : 0);
+        for (int p = 0; p < P; ++p) dot[p][r] = start;
+      }
       for (int k = 0; k < 8; ++k) {
-        const I32 w = load_panel(panel.q + (8 * g + k) * 4 * kTileOutputs + 4 * lane);
+        I32 w[P];
+        for (int p = 0; p < P; ++p) w[p] = load_panel(panels[p].q + (8 * g + k) * 4 * kTileOutputs + 4 * lane);
         for (int r = 0; r < R; ++r) {
           const I32 four = splat_four(x[r]->q + 4 * (8 * g + k));
-          dot[r] = scaling == Scaling::kSigned ? dot_signed(dot[r], w, four) : dot_unsigned(dot[r], w, four);
+          for (int p = 0; p < P; ++p)
+            dot[p][r] = scaling == Scaling::kSigned ? dot_signed(dot[p][r], w[p], four) : dot_unsigned(dot[p][r], w[p], four);
         }
       }
-      const F32 scale = scaling == Scaling::kOnce ? zero() : load(panel.scale[g] + lane);
-      for (int r = 0; r < R; ++r) part[r] = add_group<scaling>(part[r], dot[r], *x[r], g, scale);
+      for (int p = 0; p < P; ++p) {
+        const F32 scale = scaling == Scaling::kOnce ? zero() : load(panels[p].scale[g] + lane);
+        for (int r = 0; r < R; ++r) part[p][r] = add_group<scaling>(part[p][r], dot[p][r], *x[r], g, scale);
+      }
     }
-    for (int r = 0; r < R; ++r) {
-      float* out = a.out + (row + r) * kTileOutputs + lane;
-      store(out, finish_row<scaling>(load(out), part[r], *x[r], panel, lane, groups));
-    }
+    for (int p = 0; p < P; ++p)
+      for (int r = 0; r < R; ++r) {
+        float* out = results + p * a.panel_stride + r * kTileOutputs + lane;
+        store(out, finish_row<scaling>(load(out), part[p][r], *x[r], panels[p], lane, groups));
+      }
   }
+}
+
+/// R rows, all panels: kPanelPair at once, which share the loading of the activations.
+template <Scaling scaling, int R>
+inline void all_panels(const PanelDotArgs& a, int row) {
+  int p = 0;
+  for (; p + kPanelPair <= a.panel_count; p += kPanelPair) panel_rows<scaling, R, kPanelPair>(a, p, row);
+  for (; p < a.panel_count; ++p) panel_rows<scaling, R, 1>(a, p, row);
 }
 
 template <PanelFormat format>
 void panel_dot(const PanelDotArgs& a) {
   constexpr Scaling scaling = scaling_of<format>();
   int row = 0;
-  for (; row + kPanelRows <= a.count; row += kPanelRows) panel_rows<scaling, kPanelRows>(a, row);
-  for (; row + kFewRows <= a.count; row += kFewRows) panel_rows<scaling, kFewRows>(a, row);
-  for (; row < a.count; ++row) panel_rows<scaling, 1>(a, row);
+  for (; row + kPanelRows <= a.count; row += kPanelRows) all_panels<scaling, kPanelRows>(a, row);
+  for (; row + kFewRows <= a.count; row += kFewRows) all_panels<scaling, kFewRows>(a, row);
+  for (; row < a.count; ++row) all_panels<scaling, 1>(a, row);
 }
 
 }  // namespace

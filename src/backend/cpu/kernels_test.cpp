@@ -224,7 +224,7 @@ TEST_P(Kernels, PanelsSayWhatTheRowsOfTheFileSay) {
         if (depth % static_cast<int>(dtype_info(kFormats[f]).block_elements) != 0) continue;
         const Block block(k(), format, outputs, depth, static_cast<std::uint64_t>(100 * f + outputs));
         check(block, k().unpack[f], bias);
-        if (k().wide_rows != 0) check(block, k().unpack_wide[f], 0);
+        if (k().wide_dot[f] != nullptr) check(block, k().unpack_wide[f], 0);
       }
   }
 }
@@ -247,17 +247,24 @@ TEST_P(Kernels, DotsAreTheSameBitsForAnyNumberOfRowsAndOnTheMatrixUnit) {
         const std::vector<float> start = noise(99, kRows * kTileOutputs, 0.01F);
         std::vector<float> single = start;
         for (int r = 0; r < kRows; ++r)
-          k().panel_dot[f]({&panel, depth, &x[static_cast<std::size_t>(r * step)], 0, 1, single.data() + r * kTileOutputs});
+          k().panel_dot[f]({&panel, 1, depth, &x[static_cast<std::size_t>(r * step)], 0, 1, single.data() + r * kTileOutputs, 0});
         for (int count = 1; count <= kRows; ++count) {
-          std::vector<float> found = start;
-          k().panel_dot[f]({&panel, depth, x.data(), step, count, found.data()});
           const auto bytes = static_cast<std::size_t>(count * kTileOutputs) * sizeof(float);
-          ASSERT_EQ(std::memcmp(found.data(), single.data(), bytes), 0) << dtype_info(kFormats[f]).name << " " << count;
-          if (k().wide_rows == 0) continue;
-          k().unpack_wide[f]({block.main, block.side, iq2_tables()}, &wide);
-          found = start;
-          k().wide_dot[f]({&wide, depth, x.data(), step, count, found.data()});
-          ASSERT_EQ(std::memcmp(found.data(), single.data(), bytes), 0) << dtype_info(kFormats[f]).name << " wide " << count;
+          const auto check = [&](auto dot, const Panel& one, int panels, const char* how) {
+            const std::vector<Panel> same(static_cast<std::size_t>(panels), one);
+            std::vector<float> found;
+            for (int p = 0; p < panels; ++p) found.insert(found.end(), start.begin(), start.end());
+            dot({same.data(), panels, depth, x.data(), step, count, found.data(), std::ssize(start)});
+            for (int p = 0; p < panels; ++p)
+              ASSERT_EQ(std::memcmp(found.data() + p * std::ssize(start), single.data(), bytes), 0)
+                  << dtype_info(kFormats[f]).name << ", " << count << " rows, panel " << p << " of " << panels << how;
+          };
+          for (int panels = 1; panels <= 3; ++panels) {
+            check(k().panel_dot[f], panel, panels, "");
+            if (k().wide_dot[f] == nullptr) continue;
+            k().unpack_wide[f]({block.main, block.side, iq2_tables()}, &wide);
+            check(k().wide_dot[f], wide, panels, ", matrix unit");
+          }
         }
         for (int r = 0; r < kRows; ++r)
           for (int o = 0; o < kTileOutputs; ++o) {

@@ -45,8 +45,8 @@ void CpuBackend::route(const RouteArgs& args) {
           const std::int32_t expert =
               table[std::int64_t{batch_.tokens[static_cast<std::size_t>(task)]} * dims.experts_used + i];
           ProductScratch& own = scratch.products[thread];
-          products_.tile({&args.gate, 0, expert, 1}, x, &row, 1, true, own, own.tile);
-          scratch.scores[task * dims.experts + expert] = own.tile[0][0];
+          products_.compute({&args.gate, 0, expert, 1}, x, &row, 1, true, own, own.results);
+          scratch.scores[task * dims.experts + expert] = own.results[0][0][0];
         }
       }
     });
@@ -124,46 +124,51 @@ struct ExpertGroup {
   RowList inner;         // of all groups of a kind together
 };
 
-std::int64_t tiles(std::int64_t outputs) { return (outputs + kTileOutputs - 1) / kTileOutputs; }
-int tile_width(std::int64_t outputs, std::int64_t tile) {
-  return static_cast<int>(std::min<std::int64_t>(kTileOutputs, outputs - tile * kTileOutputs));
+/// Outputs in runs of `tiles` tiles, which are computed together.
+std::int64_t runs(std::int64_t outputs, int tiles) {
+  const std::int64_t width = std::int64_t{tiles} * kTileOutputs;
+  return (outputs + width - 1) / width;
+}
+OutputRange run_of(const Weight* weight, std::int64_t matrix, std::int64_t outputs, int tiles, std::int64_t number) {
+  const std::int64_t width = std::int64_t{tiles} * kTileOutputs;
+  return {weight, matrix, number * width, static_cast<int>(std::min(width, outputs - number * width))};
 }
 
-/// One tile of the inner activations: h = silu(W1 x) * (W3 x) * weight.
-void inner_tile(const Products& products, const KernelTable& kernels, const ExpertGroup& group, std::int64_t tile,
-                ProductScratch& own) {
-  const std::int64_t output = tile * kTileOutputs;
-  const int outputs = tile_width(group.width, tile);
+/// A run of the inner activations: h = silu(W1 x) * (W3 x) * weight.
+void inner_run(const Products& products, const KernelTable& kernels, const ExpertGroup& group, int tiles,
+               std::int64_t number, ProductScratch& own) {
+  const OutputRange gate = run_of(group.gate, group.matrix, group.width, tiles, number);
+  const OutputRange up = run_of(group.up, group.matrix, group.width, tiles, number);
   const int block = std::min(products.row_block(*group.gate, false), products.row_block(*group.up, false));
-  const auto product = [&](const Weight* weight, std::int64_t start, int count, float (*out)[kTileOutputs]) {
-    const RowList& rows = products.uses_int8(*weight, false) ? group.side_by_side : group.rows;
-    products.tile({weight, group.matrix, output, outputs}, *rows.x, rows.index + start, count, false, own, out);
+  const auto compute = [&](const OutputRange& range, std::int64_t start, int count, TileResults& out) {
+    const RowList& rows = products.uses_int8(*range.weight, false) ? group.side_by_side : group.rows;
+    products.compute(range, *rows.x, rows.index + start, count, false, own, out);
   };
   for (std::int64_t start = 0; start < group.count; start += block) {
     const int count = static_cast<int>(std::min<std::int64_t>(block, group.count - start));
-    product(group.gate, start, count, own.tile);
-    product(group.up, start, count, own.second_tile);
+    compute(gate, start, count, own.results);
+    compute(up, start, count, own.second_results);
     for (int i = 0; i < count; ++i)
-      kernels.swiglu(own.tile[i], own.second_tile[i], group.limit,
-                     group.weights == nullptr ? 1.0F : group.weights[start + i],
-                     group.h + (start + i) * group.width + output, outputs);
+      for (int t = 0; t < gate.tiles(); ++t)
+        kernels.swiglu(own.results[t][i], own.second_results[t][i], group.limit,
+                       group.weights == nullptr ? 1.0F : group.weights[start + i],
+                       group.h + (start + i) * group.width + gate.first + t * kTileOutputs, gate.width(t));
   }
 }
 
-/// Adds one tile of W2 h to the rows of y.
-void add_outer_tile(const Products& products, const ExpertGroup& group, std::int64_t tile, const Tensor& y,
-                    ProductScratch& own) {
-  const std::int64_t output = tile * kTileOutputs;
-  const int outputs = tile_width(y.cols, tile);
+/// Adds a run of W2 h to the rows of y.
+void add_outer_run(const Products& products, const ExpertGroup& group, int tiles, std::int64_t number, const Tensor& y,
+                   ProductScratch& own) {
+  const OutputRange down = run_of(group.down, group.matrix, y.cols, tiles, number);
   const int block = products.row_block(*group.down, false);
   for (std::int64_t start = 0; start < group.count; start += block) {
     const int count = static_cast<int>(std::min<std::int64_t>(block, group.count - start));
-    products.tile({group.down, group.matrix, output, outputs}, *group.inner.x, group.inner.index + start, count, false,
-                  own, own.tile);
-    for (int i = 0; i < count; ++i) {
-      float* row = y.data + group.rows.index[start + i] * y.cols + output;
-      for (int o = 0; o < outputs; ++o) row[o] += own.tile[i][o];
-    }
+    products.compute(down, *group.inner.x, group.inner.index + start, count, false, own, own.results);
+    for (int i = 0; i < count; ++i)
+      for (int t = 0; t < down.tiles(); ++t) {
+        float* row = y.data + group.rows.index[start + i] * y.cols + down.first + t * kTileOutputs;
+        for (int o = 0; o < down.width(t); ++o) row[o] += own.results[t][i][o];
+      }
   }
 }
 
@@ -193,11 +198,13 @@ void CpuBackend::experts(const ExpertsArgs& args) {
                        scratch.first[e + 1] - first, dims.expert_ff, args.limit,
                        scratch.h + std::int64_t{first} * dims.expert_ff, {&routed_h, iota_ + first}};
   };
-  const std::int64_t routed_tiles = active * tiles(dims.expert_ff);
-  const std::int64_t inner_tasks = routed_tiles + tiles(dims.shared_ff);
   // Few rows: straight runs of memory, as long as there are enough of them to share.
-  const std::int64_t outer_tiles = tiles(dims.hidden);
-  const std::int64_t run = rows > 4 ? 1 : std::clamp<std::int64_t>(outer_tiles / (8 * pool_.size()), 1, 4);
+  const int inner_tiles = Products::group(rows);
+  const int outer_tiles = static_cast<int>(std::clamp<std::int64_t>(
+      runs(dims.hidden, 1) / (std::int64_t{8} * pool_.size()), 1, kTileGroup));
+  const std::int64_t routed_runs = runs(dims.expert_ff, inner_tiles);
+  const std::int64_t routed_tasks = active * routed_runs;
+  const std::int64_t inner_tasks = routed_tasks + runs(dims.shared_ff, inner_tiles);
   const auto int8 = [&](const Weight& w) { return products_.uses_int8(w, false); };
   const bool routed_int8 = int8(args.gate) || int8(args.up);
 
@@ -215,23 +222,21 @@ void CpuBackend::experts(const ExpertsArgs& args) {
       pool_.sync();
     }
     for (auto task = pool_.take_task(); task < inner_tasks; task = pool_.take_task()) {
-      const bool routed = task < routed_tiles;
-      const ExpertGroup group = group_of(routed ? task / tiles(dims.expert_ff) : active);
-      inner_tile(products_, kernels_, group, routed ? task % tiles(dims.expert_ff) : task - routed_tiles, own);
+      const bool routed = task < routed_tasks;
+      const ExpertGroup group = group_of(routed ? task / routed_runs : active);
+      inner_run(products_, kernels_, group, inner_tiles, routed ? task % routed_runs : task - routed_tasks, own);
     }
     pool_.sync();
     if (int8(args.down)) products_.quantise(routed_h, thread, threads);
     if (int8(args.shared_down)) products_.quantise(shared_h, thread, threads);
     if (int8(args.down) || int8(args.shared_down)) pool_.sync();
     // One thread adds up all experts for its columns, in order.
-    for (auto task = pool_.take_task(); task * run < outer_tiles; task = pool_.take_task()) {
-      const std::int64_t first = task * run;
-      const std::int64_t last = std::min(outer_tiles, first + run);
-      const std::int64_t columns = std::min<std::int64_t>(dims.hidden, last * kTileOutputs) - first * kTileOutputs;
-      for (std::int64_t r = 0; r < rows; ++r) std::fill_n(args.y.data + r * args.y.cols + first * kTileOutputs, columns, 0.0F);
+    for (auto run = pool_.take_task(); run < runs(dims.hidden, outer_tiles); run = pool_.take_task()) {
+      const OutputRange columns = run_of(nullptr, 0, dims.hidden, outer_tiles, run);
+      for (std::int64_t r = 0; r < rows; ++r)
+        std::fill_n(args.y.data + r * args.y.cols + columns.first, columns.outputs, 0.0F);
       for (std::int64_t number = 0; number <= active; ++number)
-        for (std::int64_t tile = first; tile < last; ++tile)
-          add_outer_tile(products_, group_of(number), tile, args.y, own);
+        add_outer_run(products_, group_of(number), outer_tiles, run, args.y, own);
     }
   });
   if (args.inner.data != nullptr) copy_inner(args, pairs, dims, scratch);

@@ -14,11 +14,12 @@ std::int64_t bytes_of_row(const Weight& w) {
   return static_cast<std::int64_t>(row_bytes(w.type, static_cast<std::size_t>(w.in)));
 }
 
-/// The first row of the tile as the file holds it.
-const std::uint8_t* rows_of(const OutputTile& tile) {
-  const Weight& w = *tile.weight;
+/// The first row of a tile as the file holds it.
+const std::uint8_t* rows_of(const OutputRange& range, int tile) {
+  const Weight& w = *range.weight;
   const void* data = w.layout == kTiles ? static_cast<const TiledMatrix*>(w.data)->rows : w.data;
-  return static_cast<const std::uint8_t*>(data) + (tile.matrix * w.out + tile.first) * bytes_of_row(w);
+  const std::int64_t row = range.matrix * w.out + range.first + std::int64_t{tile} * kTileOutputs;
+  return static_cast<const std::uint8_t*>(data) + row * bytes_of_row(w);
 }
 
 /// How many of the rows from index[0] on are equally far apart.
@@ -42,92 +43,99 @@ void Products::quantise(const Activations& x, int thread, int threads) const {
   for (const auto r : share_of(x.rows, thread, threads)) kernels_.quantise(x.x + r * x.stride, x.cols, x.blocks + r, x.rows);
 }
 
-void Products::tile(const OutputTile& tile, const Activations& x, const std::int32_t* index, int count, bool exact,
-                    ProductScratch& scratch, float (*out)[kTileOutputs]) const {
-  if (is_float(tile.weight->type)) float_tile(tile, x, index, count, out);
-  else if (uses_int8(*tile.weight, exact)) int8_tile(tile, x, index, count, scratch, out);
-  else exact_tile(tile, x, index, count, scratch, out);
+void Products::compute(const OutputRange& range, const Activations& x, const std::int32_t* index, int count, bool exact,
+                       ProductScratch& scratch, TileResults& out) const {
+  if (is_float(range.weight->type)) compute_float(range, x, index, count, out);
+  else if (uses_int8(*range.weight, exact)) compute_int8(range, x, index, count, scratch, out);
+  else compute_exact(range, x, index, count, scratch, out);
 }
 
-void Products::float_tile(const OutputTile& tile, const Activations& x, const std::int32_t* index, int count,
-                          float (*out)[kTileOutputs]) const {
-  const DType type = tile.weight->type;
+void Products::compute_float(const OutputRange& range, const Activations& x, const std::int32_t* index, int count,
+                             TileResults& out) const {
+  const DType type = range.weight->type;
   const auto dot = type == DType::kF32 ? kernels_.dot_f32 : type == DType::kF16 ? kernels_.dot_f16 : kernels_.dot_bf16;
-  dot({.weights = rows_of(tile),
-       .weight_stride = bytes_of_row(*tile.weight),
-       .outputs = tile.outputs,
-       .depth = tile.weight->in,
-       .x = x.x,
-       .x_stride = x.stride,
-       .index = index,
-       .count = count,
-       .out = out[0],
-       .add = false});
+  for (int t = 0; t < range.tiles(); ++t)
+    dot({.weights = rows_of(range, t),
+         .weight_stride = bytes_of_row(*range.weight),
+         .outputs = range.width(t),
+         .depth = range.weight->in,
+         .x = x.x,
+         .x_stride = x.stride,
+         .index = index,
+         .count = count,
+         .out = out[t][0],
+         .add = false});
 }
 
-void Products::exact_tile(const OutputTile& tile, const Activations& x, const std::int32_t* index, int count,
-                          ProductScratch& scratch, float (*out)[kTileOutputs]) const {
-  const Weight& w = *tile.weight;
-  const std::uint8_t* rows = rows_of(tile);
-  for (std::int64_t start = 0; start < w.in; start += kPanelDepth) {
-    const int depth = static_cast<int>(std::min<std::int64_t>(kPanelDepth, w.in - start));
-    const std::uint8_t* block = rows + row_bytes(w.type, static_cast<std::size_t>(start));
-    for (int o = 0; o < tile.outputs; ++o)
-      decode_row(w.type, block + o * bytes_of_row(w), scratch.decoded[o], static_cast<std::size_t>(depth));
-    kernels_.dot_f32({.weights = scratch.decoded,
-                      .weight_stride = sizeof scratch.decoded[0],
-                      .outputs = tile.outputs,
-                      .depth = depth,
-                      .x = x.x + start,
-                      .x_stride = x.stride,
-                      .index = index,
-                      .count = count,
-                      .out = out[0],
-                      .add = start > 0});
-  }
+void Products::compute_exact(const OutputRange& range, const Activations& x, const std::int32_t* index, int count,
+                             ProductScratch& scratch, TileResults& out) const {
+  const Weight& w = *range.weight;
+  for (int t = 0; t < range.tiles(); ++t)
+    for (std::int64_t start = 0; start < w.in; start += kPanelDepth) {
+      const int depth = static_cast<int>(std::min<std::int64_t>(kPanelDepth, w.in - start));
+      const std::uint8_t* block = rows_of(range, t) + row_bytes(w.type, static_cast<std::size_t>(start));
+      for (int o = 0; o < range.width(t); ++o)
+        decode_row(w.type, block + o * bytes_of_row(w), scratch.decoded[o], static_cast<std::size_t>(depth));
+      kernels_.dot_f32({.weights = scratch.decoded,
+                        .weight_stride = sizeof scratch.decoded[0],
+                        .outputs = range.width(t),
+                        .depth = depth,
+                        .x = x.x + start,
+                        .x_stride = x.stride,
+                        .index = index,
+                        .count = count,
+                        .out = out[t][0],
+                        .add = start > 0});
+    }
 }
 
-void Products::int8_tile(const OutputTile& tile, const Activations& x, const std::int32_t* index, int count,
-                         ProductScratch& scratch, float (*out)[kTileOutputs]) const {
-  const Weight& w = *tile.weight;
-  const PanelFormat format = panel_format(w.type);
+/// Where a block of a tile is: in memory, or packed now.
+UnpackArgs Products::block_of(const OutputRange& range, int tile, std::int64_t block, ProductScratch& scratch) const {
+  const Weight& w = *range.weight;
   const TileShape shape(w.type, w.in, w.out);
-  const bool wide = kernels_.wide_rows != 0 && count >= kernels_.wide_rows;
+  if (w.layout == kTiles && range.first % kTileOutputs == 0) {
+    auto* base = reinterpret_cast<std::uint8_t*>(static_cast<const TiledMatrix*>(w.data)->memory.data());
+    std::uint8_t* at = base + (range.matrix * shape.tiles + range.first / kTileOutputs + tile) * shape.tile_bytes();
+    return {shape.main(at, block), shape.side(at, block), iq2_};
+  }
+  const std::int64_t start = block * kPanelDepth;
+  kernels_.pack[panel_format(w.type)](
+      {.weights = rows_of(range, tile) + row_bytes(w.type, static_cast<std::size_t>(start)),
+       .stride = bytes_of_row(w),
+       .outputs = range.width(tile),
+       .depth = static_cast<int>(std::min<std::int64_t>(kPanelDepth, w.in - start)),
+       .iq2 = iq2_,
+       .main = scratch.main,
+       .side = scratch.side});
+  return {scratch.main, scratch.side, iq2_};
+}
+
+void Products::compute_int8(const OutputRange& range, const Activations& x, const std::int32_t* index, int count,
+                            ProductScratch& scratch, TileResults& out) const {
+  const Weight& w = *range.weight;
+  const PanelFormat format = panel_format(w.type);
+  const bool wide = kernels_.wide_dot[format] != nullptr && count >= kernels_.wide_rows;
   const auto unpack = wide ? kernels_.unpack_wide[format] : kernels_.unpack[format];
   const auto dot = wide ? kernels_.wide_dot[format] : kernels_.panel_dot[format];
-  const bool packed = w.layout == kTiles && tile.first % kTileOutputs == 0;
-  std::uint8_t* at = nullptr;
-  if (packed) {
-    auto* base = reinterpret_cast<std::uint8_t*>(static_cast<const TiledMatrix*>(w.data)->memory.data());
-    at = base + (tile.matrix * shape.tiles + tile.first / kTileOutputs) * shape.tile_bytes();
-  }
-  std::fill_n(out[0], std::int64_t{count} * kTileOutputs, 0.0F);
-  for (std::int64_t b = 0; b < shape.blocks; ++b) {
-    const std::int64_t start = b * kPanelDepth;
-    const int depth = static_cast<int>(std::min<std::int64_t>(kPanelDepth, w.in - start));
-    UnpackArgs from{scratch.main, scratch.side, iq2_};
-    if (packed) {
-      from.main = shape.main(at, b);
-      from.side = shape.side(at, b);
-    } else {
-      kernels_.pack[format]({.weights = rows_of(tile) + row_bytes(w.type, static_cast<std::size_t>(start)),
-                             .stride = bytes_of_row(w),
-                             .outputs = tile.outputs,
-                             .depth = depth,
-                             .iq2 = iq2_,
-                             .main = scratch.main,
-                             .side = scratch.side});
-    }
-    unpack(from, &scratch.panel);
-    for (int i = 0; i < count;) {
-      const int run = straight_run(index + i, count - i);
-      dot({.panel = &scratch.panel,
-           .depth = depth,
-           .x = x.blocks + b * x.rows + index[i],
-           .step = run > 1 ? index[i + 1] - index[i] : 0,
-           .count = run,
-           .out = out[i]});
-      i += run;
+  const bool in_memory = w.layout == kTiles && range.first % kTileOutputs == 0;
+  // Weights that are packed on the way share one place: a tile at a time.
+  const int together = in_memory ? range.tiles() : 1;
+  for (int first = 0; first < range.tiles(); first += together) {
+    for (int t = first; t < first + together; ++t) std::fill_n(out[t][0], std::int64_t{count} * kTileOutputs, 0.0F);
+    for (std::int64_t start = 0, b = 0; start < w.in; start += kPanelDepth, ++b) {
+      for (int t = 0; t < together; ++t) unpack(block_of(range, first + t, b, scratch), &scratch.panels[t]);
+      for (int i = 0; i < count;) {
+        const int run = straight_run(index + i, count - i);
+        dot({.panels = scratch.panels,
+             .panel_count = together,
+             .depth = static_cast<int>(std::min<std::int64_t>(kPanelDepth, w.in - start)),
+             .x = x.blocks + b * x.rows + index[i],
+             .step = run > 1 ? index[i + 1] - index[i] : 0,
+             .count = run,
+             .out = out[first][i],
+             .panel_stride = std::int64_t{kInt8RowBlock} * kTileOutputs});
+        i += run;
+      }
     }
   }
 }
@@ -136,7 +144,7 @@ std::int64_t Products::run_length(const Product& product) const {
   // Few rows: what counts is reading, in straight runs that are worth taking. Many: what counts is that all threads end
   // together.
   constexpr std::int64_t kRunBytes = 64 << 10;
-  if (product.count > 4) return 1;
+  if (group(product.count) > 1) return group(product.count);
   return std::max<std::int64_t>(1, kRunBytes / (bytes_of_row(*product.weight) * kTileOutputs));
 }
 
@@ -152,10 +160,14 @@ void Products::one_task(const Product& p, std::int64_t task, ProductScratch& scr
   const std::int64_t row = task / runs * row_block(*p.weight, p.exact);
   const int count = static_cast<int>(std::min<std::int64_t>(row_block(*p.weight, p.exact), p.count - row));
   const std::int64_t first = task % runs * run;
-  for (std::int64_t output = first; output < std::min(p.outputs, first + run); output += kTileOutputs) {
-    const int outputs = static_cast<int>(std::min<std::int64_t>(kTileOutputs, p.outputs - output));
-    tile({p.weight, p.matrix, p.first_output + output, outputs}, *p.x, p.index + row, count, p.exact, scratch, scratch.tile);
-    for (int i = 0; i < count; ++i) std::copy_n(scratch.tile[i], outputs, p.y + (row + i) * p.y_stride + output);
+  const std::int64_t last = std::min(p.outputs, first + run);
+  const std::int64_t width = std::int64_t{group(p.count)} * kTileOutputs;
+  for (std::int64_t output = first; output < last; output += width) {
+    const OutputRange range{p.weight, p.matrix, p.first_output + output, static_cast<int>(std::min(width, last - output))};
+    compute(range, *p.x, p.index + row, count, p.exact, scratch, scratch.results);
+    for (int i = 0; i < count; ++i)
+      for (int t = 0; t < range.tiles(); ++t)
+        std::copy_n(scratch.results[t][i], range.width(t), p.y + (row + i) * p.y_stride + output + t * kTileOutputs);
   }
 }
 

@@ -8,6 +8,7 @@
 // In each, the sum of one output of one row has a fixed order that does not depend on the other rows or outputs.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 
@@ -47,26 +48,32 @@ struct Product {
   bool exact = false;
 };
 
-/// 16 consecutive outputs of a weight, or what is left of them.
-struct OutputTile {
+/// Consecutive outputs of a weight: up to kTileGroup tiles.
+struct OutputRange {
   const Weight* weight = nullptr;
   std::int64_t matrix = 0;
   std::int64_t first = 0;
   int outputs = kTileOutputs;
+  int tiles() const { return (outputs + kTileOutputs - 1) / kTileOutputs; }
+  /// Outputs of one of them.
+  int width(int tile) const { return std::min(kTileOutputs, outputs - tile * kTileOutputs); }
 };
 
 /// Rows computed together: activations of that many stay in the L2 cache while all weights pass by once.
 inline constexpr int kFloatRowBlock = 64;
 inline constexpr int kInt8RowBlock = 256;
 
+/// Results of up to kTileGroup tiles.
+using TileResults = float[kTileGroup][kInt8RowBlock][kTileOutputs];
+
 /// One thread's working memory.
 struct ProductScratch {
-  Panel panel;
+  Panel panels[kTileGroup];
   alignas(64) std::uint8_t main[kMaxMainBytes];  // a block that is packed on the way
   alignas(64) std::uint8_t side[kMaxSideBytes];
   float decoded[kTileOutputs][kPanelDepth];
-  float tile[kInt8RowBlock][kTileOutputs];
-  float second_tile[kInt8RowBlock][kTileOutputs];
+  TileResults results;
+  TileResults second_results;
 };
 
 class Products {
@@ -82,9 +89,11 @@ class Products {
   /// This thread's part of filling x.blocks.
   void quantise(const Activations& x, int thread, int threads) const;
 
-  /// out[i][o] for at most row_block() rows; the first `outputs` columns are valid.
-  void tile(const OutputTile& tile, const Activations& x, const std::int32_t* index, int count, bool exact,
-            ProductScratch& scratch, float (*out)[kTileOutputs]) const;
+  /// out[t][i][o] for at most row_block() rows; of the last tile only the columns that exist.
+  void compute(const OutputRange& range, const Activations& x, const std::int32_t* index, int count, bool exact,
+               ProductScratch& scratch, TileResults& out) const;
+  /// Tiles that compute() had best be given at once.
+  static int group(std::int64_t rows) { return rows > 4 ? kTileGroup : 1; }
 
   /// All products, as one job of the pool. x.blocks must be filled where they are read.
   void run(ThreadPool& pool, std::span<const Product> products, ProductScratch* scratch) const;
@@ -92,12 +101,13 @@ class Products {
   void quantise_and_run(ThreadPool& pool, std::span<const Product> products, ProductScratch* scratch) const;
 
  private:
-  void float_tile(const OutputTile& tile, const Activations& x, const std::int32_t* index, int count,
-                  float (*out)[kTileOutputs]) const;
-  void exact_tile(const OutputTile& tile, const Activations& x, const std::int32_t* index, int count,
-                  ProductScratch& scratch, float (*out)[kTileOutputs]) const;
-  void int8_tile(const OutputTile& tile, const Activations& x, const std::int32_t* index, int count,
-                 ProductScratch& scratch, float (*out)[kTileOutputs]) const;
+  void compute_float(const OutputRange& range, const Activations& x, const std::int32_t* index, int count,
+                     TileResults& out) const;
+  void compute_exact(const OutputRange& range, const Activations& x, const std::int32_t* index, int count,
+                     ProductScratch& scratch, TileResults& out) const;
+  void compute_int8(const OutputRange& range, const Activations& x, const std::int32_t* index, int count,
+                    ProductScratch& scratch, TileResults& out) const;
+  UnpackArgs block_of(const OutputRange& range, int tile, std::int64_t block, ProductScratch& scratch) const;
   void one_task(const Product& product, std::int64_t task, ProductScratch& scratch) const;
   /// Output tiles that make one task.
   std::int64_t run_length(const Product& product) const;

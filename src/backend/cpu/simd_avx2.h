@@ -19,6 +19,7 @@ constexpr int kDotOutputs = 4;
 constexpr int kDotRows = 2;
 constexpr int kPanelRows = 4;
 constexpr int kFewRows = 2;
+constexpr int kPanelPair = 1;
 constexpr int kSignedBias = 0;
 
 inline __m256i first_lanes(int n) {

@@ -17,8 +17,9 @@ using I32 = __m512i;
 constexpr int kLanes = 16;
 constexpr int kDotOutputs = 4;
 constexpr int kDotRows = 4;
-constexpr int kPanelRows = 8;
-constexpr int kFewRows = 4;
+constexpr int kPanelRows = 6;
+constexpr int kFewRows = 3;
+constexpr int kPanelPair = 2;
 constexpr int kSignedBias = 128;  // vpdpbusd wants its first operand unsigned
 
 inline __mmask16 first_lanes(int n) { return static_cast<__mmask16>((1U << n) - 1U); }

@@ -20,6 +20,7 @@ constexpr int kDotOutputs = 4;
 constexpr int kDotRows = 4;
 constexpr int kPanelRows = 4;
 constexpr int kFewRows = 2;
+constexpr int kPanelPair = 2;
 constexpr int kSignedBias = 0;
 
 inline F32 zero() { return vdupq_n_f32(0.0F); }
