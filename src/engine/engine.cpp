@@ -133,6 +133,8 @@ Result<Session> Engine::new_session() { return Session::create(*tokens_, tokeniz
 
 Status Engine::warm_weights(const std::function<void(std::uint64_t, std::uint64_t)>& progress,
                             const std::atomic<bool>* cancel) const {
+  // What was copied has been read; of what is left beside it, tables, a step reads a few rows.
+  if (plan_.memory.weights > plan_.memory.weights_mapped) return {};
   constexpr std::size_t kPage = 4096;
   constexpr std::uint64_t kReportEvery = std::uint64_t{64} << 20;
   std::uint64_t done = 0;

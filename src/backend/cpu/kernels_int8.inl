@@ -124,13 +124,21 @@ inline void all_panels(const PanelDotArgs& a, int row) {
   for (; p < a.panel_count; ++p) panel_rows<scaling, R, 1>(a, p, row);
 }
 
+template <Scaling scaling, int R>
+inline void some_rows(const PanelDotArgs& a, int row, int rows) {
+  if (rows == R) all_panels<scaling, R>(a, row);
+  else if constexpr (R > 1) some_rows<scaling, R - 1>(a, row, rows);
+}
+
 template <PanelFormat format>
 void panel_dot(const PanelDotArgs& a) {
-  constexpr Scaling scaling = scaling_of<format>();
-  int row = 0;
-  for (; row + kPanelRows <= a.count; row += kPanelRows) all_panels<scaling, kPanelRows>(a, row);
-  for (; row + kFewRows <= a.count; row += kFewRows) all_panels<scaling, kFewRows>(a, row);
-  for (; row < a.count; ++row) all_panels<scaling, 1>(a, row);
+  for (int row = 0; row < a.count;) {
+    // The last rows in two halves rather than one full step and a row or two.
+    const int left = a.count - row;
+    const int rows = left >= 2 * kPanelRows ? kPanelRows : left > kPanelRows ? (left + 1) / 2 : left;
+    some_rows<scaling_of<format>(), kPanelRows>(a, row, rows);
+    row += rows;
+  }
 }
 
 }  // namespace

@@ -18,7 +18,6 @@ constexpr int kLanes = 8;
 constexpr int kDotOutputs = 4;
 constexpr int kDotRows = 2;
 constexpr int kPanelRows = 4;
-constexpr int kFewRows = 2;
 constexpr int kPanelPair = 1;
 constexpr int kSignedBias = 0;
 

@@ -18,7 +18,6 @@ constexpr int kLanes = 16;
 constexpr int kDotOutputs = 4;
 constexpr int kDotRows = 4;
 constexpr int kPanelRows = 6;
-constexpr int kFewRows = 3;
 constexpr int kPanelPair = 2;
 constexpr int kSignedBias = 128;  // vpdpbusd wants its first operand unsigned
 

@@ -19,7 +19,6 @@ constexpr int kLanes = 4;
 constexpr int kDotOutputs = 4;
 constexpr int kDotRows = 4;
 constexpr int kPanelRows = 4;
-constexpr int kFewRows = 2;
 constexpr int kPanelPair = 2;
 constexpr int kSignedBias = 0;
 

@@ -14,8 +14,7 @@ namespace {
 constexpr int kLanes = 8;         // of a vector; divides kTileOutputs
 constexpr int kDotOutputs = 2;    // tile of the float products: what fits the registers
 constexpr int kDotRows = 2;
-constexpr int kPanelRows = 2;     // rows that share one load of a panel; kFewRows where those are not left
-constexpr int kFewRows = 1;
+constexpr int kPanelRows = 2;     // rows that share one load of a panel
 constexpr int kPanelPair = 1;   // panels that share one load of the activations
 constexpr int kSignedBias = 0;    // what packing adds to signed values so that dot_signed can use them
 
