@@ -31,7 +31,7 @@ Result<MappedFile> MappedFile::open(const std::string& path) {
   // O_NONBLOCK: opening a FIFO without a writer must not hang; regular files ignore it.
   const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
   if (file.fd < 0) return refuse(cat("cannot open: ", std::strerror(errno)));
-  struct stat info {};
+  struct stat info{};
   if (::fstat(file.fd, &info) != 0) return refuse(cat("cannot stat: ", std::strerror(errno)));
   if (!S_ISREG(info.st_mode)) return refuse("expected a regular file, found a directory, device or pipe");
   const auto size = static_cast<std::size_t>(info.st_size);
@@ -50,9 +50,7 @@ void MappedFile::release(std::span<const std::byte> part) const {
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
-    : path_(std::move(other.path_)),
-      data_(std::exchange(other.data_, nullptr)),
-      size_(std::exchange(other.size_, 0)) {}
+    : path_(std::move(other.path_)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(path_, other.path_);

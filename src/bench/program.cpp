@@ -49,9 +49,9 @@ Result<Source> open_source(const Options& options, const Events& events) {
   }
   SyntheticOptions synthetic;
   synthetic.spec = *options.synthetic;
-  synthetic.aliased =
-      options.synthetic_memory == SyntheticMemory::kAliased ||
-      (options.synthetic_memory == SyntheticMemory::kAuto && options.copies_weights() && options.synthetic_cache.empty());
+  synthetic.aliased = options.synthetic_memory == SyntheticMemory::kAliased ||
+                      (options.synthetic_memory == SyntheticMemory::kAuto && options.copies_weights() &&
+                       options.synthetic_cache.empty());
   synthetic.pool_bytes = options.synthetic_pool;
   synthetic.cache = options.synthetic_cache;
   synthetic.seed = options.seed;

@@ -20,7 +20,8 @@ Result<std::unique_ptr<Backend>> create_cpu_backend(const BackendOptions& option
   if (options.threads < 0)
     return Error{ErrorCode::kUsage, cat("threads: expected 0 (one per core) or more, found ", options.threads)};
   const int threads = options.threads == 0 ? default_thread_count() : options.threads;
-  return std::unique_ptr<Backend>(std::make_unique<cpu::CpuBackend>(*kernels, threads, options.quality, options.repack));
+  return std::unique_ptr<Backend>(
+      std::make_unique<cpu::CpuBackend>(*kernels, threads, options.quality, options.repack));
 }
 
 std::vector<std::string> cpu_isa_names() {
@@ -109,9 +110,11 @@ Result<Weight> CpuBackend::load(const HostWeight& weight) {
 
 Status CpuBackend::configure(const BackendConfig& config) {
   if (config.dims.hc > kMaxStreams)
-    return Error{ErrorCode::kBadModel, cat("hyper-connection streams: expected at most ", kMaxStreams, ", found ", config.dims.hc)};
+    return Error{ErrorCode::kBadModel,
+                 cat("hyper-connection streams: expected at most ", kMaxStreams, ", found ", config.dims.hc)};
   if (config.dims.rope_dim > 2 * kMaxRopePairs)
-    return Error{ErrorCode::kBadModel, cat("rotating dims: expected at most ", 2 * kMaxRopePairs, ", found ", config.dims.rope_dim)};
+    return Error{ErrorCode::kBadModel,
+                 cat("rotating dims: expected at most ", 2 * kMaxRopePairs, ", found ", config.dims.rope_dim)};
   config_ = config;
   DS4_ASSIGN_OR_RETURN(memory_, HugeMemory::allocate(scratch_bytes(config_)));
   Scratch scratch(memory_.data());
@@ -126,7 +129,8 @@ Status CpuBackend::configure(const BackendConfig& config) {
 
 Result<Buffer> CpuBackend::allocate(std::size_t bytes) {
   DS4_ASSIGN_OR_RETURN(HugeMemory memory, HugeMemory::allocate(std::max<std::size_t>(bytes, 1)));
-  return Buffer(memory.release(), bytes, [bytes](void* data) { HugeMemory::unmap(data, std::max<std::size_t>(bytes, 1)); });
+  return Buffer(memory.release(), bytes,
+                [bytes](void* data) { HugeMemory::unmap(data, std::max<std::size_t>(bytes, 1)); });
 }
 
 void CpuBackend::upload(void* device, const void* host, std::size_t bytes) {

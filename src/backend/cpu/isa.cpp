@@ -36,7 +36,8 @@ std::vector<const KernelTable*> probe() {
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
   if (avx2 && avx512) tables.push_back(&kAvx512Table);
-  if (avx2 && avx512 && has_amx_int8()) tables.push_back(&kAmxTable);  // by name only: docs/decisions/tiles-for-streaming.md
+  if (avx2 && avx512 && has_amx_int8())
+    tables.push_back(&kAmxTable);  // by name only: docs/decisions/tiles-for-streaming.md
   if (avx2) tables.push_back(&kAvx2Table);
 #elif defined(__aarch64__)
 #if defined(__linux__)
@@ -72,8 +73,7 @@ Result<const KernelTable*> choose_table(const std::string& name) {
     if (!names.empty()) names += ", ";
     names += table->name;
   }
-  return Error{ErrorCode::kUsage,
-               cat(source, ": instruction set \"", escaped(wanted), "\": this machine has ", names)};
+  return Error{ErrorCode::kUsage, cat(source, ": instruction set \"", escaped(wanted), "\": this machine has ", names)};
 }
 
 }  // namespace ds4::cpu

@@ -1,5 +1,5 @@
-// Panels times activations on the matrix unit. A tile register takes 16 rows of activations by 32 inputs, or 32 inputs of
-// 16 outputs as a panel holds them; their product is exact integers, which are then scaled like those of the vector
+// Panels times activations on the matrix unit. A tile register takes 16 rows of activations by 32 inputs, or 32 inputs
+// of 16 outputs as a panel holds them; their product is exact integers, which are then scaled like those of the vector
 // kernels, in the same order: not one bit differs. Included by table_amx.cpp after kernels.inl.
 //
 // A product takes 17 cycles, loading a register 25 and storing one 25 (measured on Emerald Rapids): so two registers of
@@ -76,8 +76,9 @@ inline void scale_step(const PanelDotArgs& a, const WideStep& s, const TileSums&
     const QuantBlock* x = a.x + s.row * a.step;
     const int32_t* sum = sums[p][0][0];  // b's rows follow a's
     for (int r = 0; r < s.rows; ++r, x += a.step)
-      store(out + r * kTileOutputs, add_group<Scaling::kSigned>(load(out + r * kTileOutputs),
-                                                                _mm512_load_si512(sum + r * kTileOutputs), *x, s.group, scale));
+      store(out + r * kTileOutputs,
+            add_group<Scaling::kSigned>(load(out + r * kTileOutputs), _mm512_load_si512(sum + r * kTileOutputs), *x,
+                                        s.group, scale));
   }
 }
 

@@ -100,7 +100,8 @@ inline void panel_rows(const PanelDotArgs& a, int first_panel, int row) {
         for (int r = 0; r < R; ++r) {
           const I32 four = splat_four(x[r]->q + 4 * (8 * g + k));
           for (int p = 0; p < P; ++p)
-            dot[p][r] = scaling == Scaling::kSigned ? dot_signed(dot[p][r], w[p], four) : dot_unsigned(dot[p][r], w[p], four);
+            dot[p][r] =
+                scaling == Scaling::kSigned ? dot_signed(dot[p][r], w[p], four) : dot_unsigned(dot[p][r], w[p], four);
         }
       }
       for (int p = 0; p < P; ++p) {

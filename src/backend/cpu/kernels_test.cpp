@@ -37,7 +37,8 @@ std::string table_name(const testing::TestParamInfo<const KernelTable*>& info) {
   std::replace(name.begin(), name.end(), '-', '_');
   return name;
 }
-INSTANTIATE_TEST_SUITE_P(Isa, Kernels, testing::ValuesIn(available_tables().begin(), available_tables().end()), table_name);
+INSTANTIATE_TEST_SUITE_P(Isa, Kernels, testing::ValuesIn(available_tables().begin(), available_tables().end()),
+                         table_name);
 
 /// silu(x) = x / (1 + e^-x) is the only way to the exponential from outside; weight 1, up 1.
 TEST_P(Kernels, ExponentialIsAccurate) {
@@ -77,10 +78,12 @@ TEST_P(Kernels, ReadersOfRowsAreExact) {
         decode_kv_row(format, main.data(), scales.data(), dim, rope, expected.data());
         const auto* bytes = reinterpret_cast<const std::uint8_t*>(main.data());
         if (format == KvFormat::kF16) k().read_f16(bytes, found.data(), dim);
-        else k().read_packed(bytes, reinterpret_cast<const std::uint8_t*>(scales.data()), {dim - rope, dim}, found.data());
+        else
+          k().read_packed(bytes, reinterpret_cast<const std::uint8_t*>(scales.data()), {dim - rope, dim}, found.data());
         EXPECT_EQ(found.back(), 77.0F) << "written beyond the row";
         found.pop_back();
-        ASSERT_EQ(std::memcmp(found.data(), expected.data(), expected.size() * sizeof(float)), 0) << dim << " " << scale;
+        ASSERT_EQ(std::memcmp(found.data(), expected.data(), expected.size() * sizeof(float)), 0)
+            << dim << " " << scale;
       }
     }
   }
@@ -99,11 +102,12 @@ TEST_P(Kernels, ReadersOfRowsAreExact) {
 
 TEST_P(Kernels, EveryE4m3CodeIsRead) {
   std::vector<std::uint8_t> codes(256);
-  for (int i = 0; i < 256; ++i) codes[static_cast<std::size_t>(i)] = static_cast<std::uint8_t>((i & 0x7f) == 0x7f ? 0 : i);
+  for (int i = 0; i < 256; ++i)
+    codes[static_cast<std::size_t>(i)] = static_cast<std::uint8_t>((i & 0x7f) == 0x7f ? 0 : i);
   const std::uint8_t scales[4] = {127, 1, 100, 240};
   std::vector<float> expected(256), found(256);
-  decode_kv_row(KvFormat::kPacked, reinterpret_cast<const std::byte*>(codes.data()), reinterpret_cast<const std::byte*>(scales),
-                256, 0, expected.data());
+  decode_kv_row(KvFormat::kPacked, reinterpret_cast<const std::byte*>(codes.data()),
+                reinterpret_cast<const std::byte*>(scales), 256, 0, expected.data());
   k().read_packed(codes.data(), scales, {256, 256}, found.data());
   for (std::size_t i = 0; i < 256; ++i) EXPECT_EQ(found[i], expected[i]) << i;
 }
@@ -123,7 +127,8 @@ TEST_P(Kernels, ActivationsAreQuantisedToTheNearest) {
     int sum = 0;
     for (int i = 0; i < 32; ++i) sum += blocks[1].q[32 * group + i];
     EXPECT_TRUE(blocks[1].offset[group] == 0 || blocks[1].offset[group] == -128 * sum) << "the bias of this set";
-    EXPECT_FLOAT_EQ(blocks[1].group_sum[2 * group] + blocks[1].group_sum[2 * group + 1], blocks[1].scale[group] * static_cast<float>(sum));
+    EXPECT_FLOAT_EQ(blocks[1].group_sum[2 * group] + blocks[1].group_sum[2 * group + 1],
+                    blocks[1].scale[group] * static_cast<float>(sum));
   }
   for (int i = 44; i < 64; ++i) EXPECT_EQ(blocks[4].q[i], 0) << "the end of a group is padded with zeros";
 }
@@ -247,7 +252,8 @@ TEST_P(Kernels, DotsAreTheSameBitsForAnyNumberOfRowsAndOnTheMatrixUnit) {
         const std::vector<float> start = noise(99, kRows * kTileOutputs, 0.01F);
         std::vector<float> single = start;
         for (int r = 0; r < kRows; ++r)
-          k().panel_dot[f]({&panel, 1, depth, &x[static_cast<std::size_t>(r * step)], 0, 1, single.data() + r * kTileOutputs, 0});
+          k().panel_dot[f](
+              {&panel, 1, depth, &x[static_cast<std::size_t>(r * step)], 0, 1, single.data() + r * kTileOutputs, 0});
         for (int count = 1; count <= kRows; ++count) {
           const auto bytes = static_cast<std::size_t>(count * kTileOutputs) * sizeof(float);
           const auto check = [&](auto dot, const Panel& one, int panels, const char* how) {
@@ -272,7 +278,8 @@ TEST_P(Kernels, DotsAreTheSameBitsForAnyNumberOfRowsAndOnTheMatrixUnit) {
             double sum = 0, size = 0;
             const QuantBlock& b = x[static_cast<std::size_t>(r * step)];
             for (int i = 0; i < depth; ++i) {
-              const double term = static_cast<double>(w[static_cast<std::size_t>(i)]) * b.q[i] * static_cast<double>(b.scale[i / 32]);
+              const double term =
+                  static_cast<double>(w[static_cast<std::size_t>(i)]) * b.q[i] * static_cast<double>(b.scale[i / 32]);
               sum += term;
               size += std::fabs(term);
             }
@@ -282,6 +289,26 @@ TEST_P(Kernels, DotsAreTheSameBitsForAnyNumberOfRowsAndOnTheMatrixUnit) {
       }
     }
   }
+}
+
+TEST(Tiles, EveryRowIsReadOnceAndThenLetGo) {
+  constexpr std::int64_t in = 4096, out = 5000;
+  const std::size_t row = row_bytes(DType::kQ8_0, in);
+  std::vector<std::byte> rows(row * out * 2);
+  ThreadPool pool(2);
+  const std::byte* next = rows.data();
+  int times = 0;
+  HostWeight weight{DType::kQ8_0, in, out, 2, rows.data()};
+  weight.done_with = [&](std::span<const std::byte> bytes) {
+    EXPECT_EQ(bytes.data(), next);
+    next = bytes.data() + bytes.size();
+    ++times;
+  };
+  const auto matrix = pack_tiles(weight, *available_tables().front(), pool);
+  ASSERT_TRUE(matrix.ok());
+  EXPECT_EQ(next, rows.data() + rows.size());
+  EXPECT_GT(times, 1) << "not all at once";
+  EXPECT_EQ(matrix->memory.size(), tiled_bytes(weight));
 }
 
 TEST(Isa, UnknownNamesAreRefusedWithAList) {

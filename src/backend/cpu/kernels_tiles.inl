@@ -1,5 +1,5 @@
-// Kernel bodies for quantised weights: rows of a file to tiles, tiles to panels. kernels.h says how a tile lies in memory.
-// Included by table_*.cpp after the primitives of one instruction set.
+// Kernel bodies for quantised weights: rows of a file to tiles, tiles to panels. kernels.h says how a tile lies in
+// memory. Included by table_*.cpp after the primitives of one instruction set.
 namespace ds4::cpu {
 namespace {
 
@@ -62,7 +62,8 @@ struct Iq2Xxs {
       const uint8_t* packed = w + 2 + 8 * g;
       const uint32_t word = load_u32(packed + 4);
       memcpy(a.main + g * 2 * kQuadBytes + 4 * o, packed, 4);
-      for (int octet = 0; octet < 4; ++octet) memcpy(q + 32 * g + 8 * octet, &a.iq2.signs[(word >> (7 * octet)) & 127], 8);
+      for (int octet = 0; octet < 4; ++octet)
+        memcpy(q + 32 * g + 8 * octet, &a.iq2.signs[(word >> (7 * octet)) & 127], 8);
       uint8_t& nibbles = a.side[g / 2 * kTileOutputs + o];
       nibbles = static_cast<uint8_t>(g % 2 == 0 ? word >> 28 : nibbles | (word >> 28) << 4);
     }
@@ -119,9 +120,8 @@ struct Q2K {
     for (int g = 0; g < 16; ++g) {
       const uint8_t* group = quads + g * 4 * kQuadBytes;
       for (int i = 0; i < kQuadBytes; ++i)
-        a.main[g * kQuadBytes + i] =
-            static_cast<uint8_t>(group[i] | group[kQuadBytes + i] << 2 | group[2 * kQuadBytes + i] << 4 |
-                                 group[3 * kQuadBytes + i] << 6);
+        a.main[g * kQuadBytes + i] = static_cast<uint8_t>(
+            group[i] | group[kQuadBytes + i] << 2 | group[2 * kQuadBytes + i] << 4 | group[3 * kQuadBytes + i] << 6);
     }
   }
 };
@@ -141,8 +141,7 @@ void pack(const PackArgs& a) {
 // ---- unpacking -----------------------------------------------------------------------------------------------------
 
 inline void widen_halves(const uint8_t* halves, float* y) {
-  for (int o = 0; o < kTileOutputs; o += kLanes)
-    store(y + o, load_f16(reinterpret_cast<const uint16_t*>(halves) + o));
+  for (int o = 0; o < kTileOutputs; o += kLanes) store(y + o, load_f16(reinterpret_cast<const uint16_t*>(halves) + o));
 }
 
 // What a loop reads and writes is local in the functions below, so that compilers see that nothing overlaps and use
@@ -189,7 +188,8 @@ void unpack_mxfp4(const UnpackArgs& a, Panel* panel) {
   panel->q = panel->room[0][0];
   for (int g = 0; g < 8; ++g) {
     for (int k = 0; k < 4; ++k)
-      look_up_nibbles(a.main + (4 * g + k) * kQuadBytes, values, panel->room[8 * g + k][0], panel->room[8 * g + k + 4][0]);
+      look_up_nibbles(a.main + (4 * g + k) * kQuadBytes, values, panel->room[8 * g + k][0],
+                      panel->room[8 * g + k + 4][0]);
     half_powers(a.side + g * kTileOutputs, panel->scale[g]);
   }
 }
@@ -218,7 +218,8 @@ void unpack_q4_k(const UnpackArgs& a, Panel* panel) {
   widen_halves(a.side + 288, dmin);
   for (int g = 0; g < 8; ++g) {
     for (int k = 0; k < 4; ++k)
-      look_up_nibbles(a.main + (4 * g + k) * kQuadBytes, values, panel->room[8 * g + k][0], panel->room[8 * g + k + 4][0]);
+      look_up_nibbles(a.main + (4 * g + k) * kQuadBytes, values, panel->room[8 * g + k][0],
+                      panel->room[8 * g + k + 4][0]);
     scale_bits(a.side + g * kTileOutputs, 0, 255, d, panel->scale[g]);
     scale_bits(a.side + 128 + g * kTileOutputs, 0, 255, dmin, panel->min[g]);
   }

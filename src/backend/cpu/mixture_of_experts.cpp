@@ -118,10 +118,10 @@ struct ExpertGroup {
   RowList side_by_side;  // the same rows, for the int8 products
   const float* weights;  // [count], or null: 1
   std::int64_t count;
-  std::int64_t width;    // inner size
+  std::int64_t width;  // inner size
   float limit;
-  float* h;              // [count, width]
-  RowList inner;         // of all groups of a kind together
+  float* h;       // [count, width]
+  RowList inner;  // of all groups of a kind together
 };
 
 /// Outputs in runs of `tiles` tiles, which are computed together.
@@ -188,20 +188,29 @@ void CpuBackend::experts(const ExpertsArgs& args) {
   // Group `active` is the shared expert.
   const auto group_of = [&](std::int64_t number) {
     if (number == active)
-      return ExpertGroup{&args.shared_gate, &args.shared_up, &args.shared_down, 0, {&x, iota_}, {&x, iota_}, nullptr,
-                         rows, dims.shared_ff, args.shared_limit, scratch.shared_h, {&shared_h, iota_}};
+      return ExpertGroup{&args.shared_gate, &args.shared_up,   &args.shared_down, 0,
+                         {&x, iota_},       {&x, iota_},       nullptr,           rows,
+                         dims.shared_ff,    args.shared_limit, scratch.shared_h,  {&shared_h, iota_}};
     const std::int32_t e = scratch.active[number];
     const std::int32_t first = scratch.first[e];
     const RowList in_batch{&x, scratch.row + first};
-    return ExpertGroup{&args.gate, &args.up, &args.down, e, in_batch,
-                       rows == 1 ? in_batch : RowList{&pair_x, iota_ + first}, scratch.weight + first,
-                       scratch.first[e + 1] - first, dims.expert_ff, args.limit,
-                       scratch.h + std::int64_t{first} * dims.expert_ff, {&routed_h, iota_ + first}};
+    return ExpertGroup{&args.gate,
+                       &args.up,
+                       &args.down,
+                       e,
+                       in_batch,
+                       rows == 1 ? in_batch : RowList{&pair_x, iota_ + first},
+                       scratch.weight + first,
+                       scratch.first[e + 1] - first,
+                       dims.expert_ff,
+                       args.limit,
+                       scratch.h + std::int64_t{first} * dims.expert_ff,
+                       {&routed_h, iota_ + first}};
   };
   // Few rows: straight runs of memory, as long as there are enough of them to share.
   const int inner_tiles = Products::group(rows);
-  const int outer_tiles = static_cast<int>(std::clamp<std::int64_t>(
-      runs(dims.hidden, 1) / (std::int64_t{8} * pool_.size()), 1, kTileGroup));
+  const int outer_tiles = static_cast<int>(
+      std::clamp<std::int64_t>(runs(dims.hidden, 1) / (std::int64_t{8} * pool_.size()), 1, kTileGroup));
   const std::int64_t routed_runs = runs(dims.expert_ff, inner_tiles);
   const std::int64_t routed_tasks = active * routed_runs;
   const std::int64_t inner_tasks = routed_tasks + runs(dims.shared_ff, inner_tiles);

@@ -40,7 +40,8 @@ bool Products::uses_int8(const Weight& weight, bool exact) const {
 }
 
 void Products::quantise(const Activations& x, int thread, int threads) const {
-  for (const auto r : share_of(x.rows, thread, threads)) kernels_.quantise(x.x + r * x.stride, x.cols, x.blocks + r, x.rows);
+  for (const auto r : share_of(x.rows, thread, threads))
+    kernels_.quantise(x.x + r * x.stride, x.cols, x.blocks + r, x.rows);
 }
 
 void Products::compute(const OutputRange& range, const Activations& x, const std::int32_t* index, int count, bool exact,
@@ -163,7 +164,8 @@ void Products::one_task(const Product& p, std::int64_t task, ProductScratch& scr
   const std::int64_t last = std::min(p.outputs, first + run);
   const std::int64_t width = std::int64_t{group(p.count)} * kTileOutputs;
   for (std::int64_t output = first; output < last; output += width) {
-    const OutputRange range{p.weight, p.matrix, p.first_output + output, static_cast<int>(std::min(width, last - output))};
+    const OutputRange range{p.weight, p.matrix, p.first_output + output,
+                            static_cast<int>(std::min(width, last - output))};
     compute(range, *p.x, p.index + row, count, p.exact, scratch, scratch.results);
     for (int i = 0; i < count; ++i)
       for (int t = 0; t < range.tiles(); ++t)
@@ -189,7 +191,9 @@ void Products::quantise_and_run(ThreadPool& pool, std::span<const Product> produ
   pool.run([&](int thread, int threads) {
     bool quantised = false;
     for (std::size_t i = 0; i < products.size(); ++i) {
-      const auto same = [&](const Product& other) { return other.x == products[i].x && uses_int8(*other.weight, other.exact); };
+      const auto same = [&](const Product& other) {
+        return other.x == products[i].x && uses_int8(*other.weight, other.exact);
+      };
       const auto before = products.first(i);
       if (!same(products[i]) || std::any_of(before.begin(), before.end(), same)) continue;
       quantise(*products[i].x, thread, threads);

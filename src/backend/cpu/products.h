@@ -22,11 +22,11 @@ namespace ds4::cpu {
 
 /// Rows of f32 activations, and room for their int8 form.
 struct Activations {
-  const float* x = nullptr;       // row r is at x + r * stride
+  const float* x = nullptr;  // row r is at x + r * stride
   std::int64_t stride = 0;
   std::int64_t rows = 0;
   std::int64_t cols = 0;
-  QuantBlock* blocks = nullptr;   // [ceil(cols / kPanelDepth)][rows]
+  QuantBlock* blocks = nullptr;  // [ceil(cols / kPanelDepth)][rows]
 };
 
 /// Blocks for `rows` rows of `cols` activations.

@@ -57,6 +57,9 @@ inline float sum(F32 a) {
   s = _mm_add_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
+inline void sum_four(const F32* a, float* out) {
+  for (int i = 0; i < 4; ++i) out[i] = sum(a[i]);
+}
 inline float largest(F32 a) {
   __m128 s = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
   s = _mm_max_ps(s, _mm_movehl_ps(s, s));

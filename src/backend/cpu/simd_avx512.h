@@ -1,5 +1,6 @@
-// The primitives of AVX-512 (F, BW, DQ, VL, VNNI, VBMI). Included by table_avx512.cpp and table_amx.cpp; everything has internal linkage,
-// because a function of the same name exists for every instruction set. See simd_scalar.h for what each one means.
+// The primitives of AVX-512 (F, BW, DQ, VL, VNNI, VBMI). Included by table_avx512.cpp and table_amx.cpp; everything has
+// internal linkage, because a function of the same name exists for every instruction set. See simd_scalar.h for what
+// each one means.
 #pragma once
 
 #include <immintrin.h>
@@ -30,7 +31,9 @@ inline F32 load_some(const float* p, int n) { return _mm512_maskz_loadu_ps(first
 inline void store(float* p, F32 x) { _mm512_storeu_ps(p, x); }
 inline void store_some(float* p, F32 x, int n) { _mm512_mask_storeu_ps(p, first_lanes(n), x); }
 
-inline F32 load_f16(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+inline F32 load_f16(const uint16_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
 inline F32 load_some_f16(const uint16_t* p, int n) {
   return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_lanes(n), p));
 }
@@ -47,7 +50,26 @@ inline F32 nmadd(F32 a, F32 b, F32 c) { return _mm512_fnmadd_ps(a, b, c); }
 inline F32 larger(F32 a, F32 b) { return _mm512_max_ps(a, b); }
 inline F32 smaller(F32 a, F32 b) { return _mm512_min_ps(a, b); }
 inline F32 magnitude(F32 a) { return _mm512_abs_ps(a); }
-inline float sum(F32 a) { return _mm512_reduce_add_ps(a); }
+/// Halves onto halves: lane i and i + 8, then i + 4, i + 2, i + 1.
+inline float sum(F32 a) {
+  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+/// Four sums in the same order, with a third of the instructions.
+inline void sum_four(const F32* a, float* out) {
+  const auto fold = [](F32 x, F32 y) {  // 128-bit quarters: x0 + x2, x1 + x3, y0 + y2, y1 + y3
+    return _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x44), _mm512_shuffle_f32x4(x, y, 0xEE));
+  };
+  const F32 ab = fold(a[0], a[1]);
+  const F32 cd = fold(a[2], a[3]);
+  const F32 four = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xDD));
+  const F32 two = _mm512_add_ps(four, _mm512_permute_ps(four, 0x4E));
+  const F32 one = _mm512_add_ps(two, _mm512_permute_ps(two, 0xB1));
+  const __m512i firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+  _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, one)));
+}
 inline float largest(F32 a) { return _mm512_reduce_max_ps(a); }
 inline F32 shift_to_power(F32 shifted) {
   const __m512i bits = _mm512_sub_epi32(_mm512_castps_si512(shifted), _mm512_set1_epi32(0x4B400000 - 127));
@@ -83,8 +105,8 @@ inline F32 load_e4m3(const uint8_t* p) {
 
 /// 16 e2m1 nibbles, low ones first.
 inline F32 load_e2m1(const uint8_t* p) {
-  const __m512 values = _mm512_setr_ps(0.0F, 0.5F, 1.0F, 1.5F, 2.0F, 3.0F, 4.0F, 6.0F, -0.0F, -0.5F, -1.0F, -1.5F, -2.0F,
-                                       -3.0F, -4.0F, -6.0F);
+  const __m512 values = _mm512_setr_ps(0.0F, 0.5F, 1.0F, 1.5F, 2.0F, 3.0F, 4.0F, 6.0F, -0.0F, -0.5F, -1.0F, -1.5F,
+                                       -2.0F, -3.0F, -4.0F, -6.0F);
   const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
   const __m128i low = _mm_and_si128(bytes, _mm_set1_epi8(15));
   const __m128i high = _mm_and_si128(_mm_srli_epi16(bytes, 4), _mm_set1_epi8(15));
@@ -137,9 +159,9 @@ inline void look_up_nibbles(const uint8_t* packed, const uint8_t* values, uint8_
 
 inline void expand_q2_k(const uint8_t* packed, const uint8_t* small, uint8_t* q) {
   // Scale o for all four bytes of output o; each 16-bit product is two products of bytes, which stay below 256.
-  const __m512i spread = _mm512_set_epi32(0x0f0f0f0f, 0x0e0e0e0e, 0x0d0d0d0d, 0x0c0c0c0c, 0x0b0b0b0b, 0x0a0a0a0a,
-                                          0x09090909, 0x08080808, 0x07070707, 0x06060606, 0x05050505, 0x04040404,
-                                          0x03030303, 0x02020202, 0x01010101, 0x00000000);
+  const __m512i spread =
+      _mm512_set_epi32(0x0f0f0f0f, 0x0e0e0e0e, 0x0d0d0d0d, 0x0c0c0c0c, 0x0b0b0b0b, 0x0a0a0a0a, 0x09090909, 0x08080808,
+                       0x07070707, 0x06060606, 0x05050505, 0x04040404, 0x03030303, 0x02020202, 0x01010101, 0x00000000);
   const __m512i all = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(small)));
   const __m512i scale = _mm512_and_si512(_mm512_shuffle_epi8(all, spread), _mm512_set1_epi16(15));
   const __m512i three = _mm512_set1_epi8(3);
