@@ -237,6 +237,7 @@ struct BackendOptions {
   int threads = 0;             // 0: one per physical core
   std::string isa;             // cpu: force "scalar", "avx2", "avx512" or "neon"; empty: best (or DS4_CPU_ISA)
   bool quality = false;        // exact kernels: quantised weights against f32 activations
+  bool repack = true;          // cpu: copy quantised weights into the layout that is read fastest; not with quality
 };
 
 /// The only place that knows the device folders. An unknown or unusable device is an Error that lists what exists.

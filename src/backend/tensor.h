@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <utility>
 
 #include "quant/dtype.h"
@@ -32,6 +33,8 @@ struct HostWeight {
   std::int64_t count = 1;  // experts
   const std::byte* data = nullptr;
   bool lookup = false;  // rows are fetched by number (embedding, position bias, hash routing), never multiplied
+  /// If given: called by load() with bytes that will hardly be read again, so that their owner can let go of the pages.
+  std::function<void(std::span<const std::byte>)> done_with = {};
   std::size_t bytes() const { return row_bytes(type, std::size_t(in)) * std::size_t(out) * std::size_t(count); }
 };
 

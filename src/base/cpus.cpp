@@ -3,6 +3,11 @@
 #ifdef __linux__
 #include <sched.h>
 #endif
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include <algorithm>
 #include <cerrno>
@@ -158,5 +163,20 @@ int cut_by_quota(int count) {
 int available_cpus() { return cut_by_quota(static_cast<int>(cpus::affinity().size())); }
 
 int default_thread_count() { return cut_by_quota(cpus::physical_cores(cpus::affinity(), "/sys")); }
+
+bool has_amx_int8() {
+#if defined(__x86_64__) && defined(__linux__)
+  static const bool granted = [] {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    constexpr unsigned kTile = 1U << 24, kInt8 = 1U << 25;
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & kTile) == 0 || (d & kInt8) == 0) return false;
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
+    return ::syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  }();
+  return granted;
+#else
+  return false;
+#endif
+}
 
 }  // namespace ds4

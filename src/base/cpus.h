@@ -30,4 +30,8 @@ namespace cpus {
 [[nodiscard]] std::optional<double> quota(const std::string& proc, const std::string& sysfs);
 }  // namespace cpus
 
+/// Whether this process may use the matrix unit of x86 (AMX, int8). The system keeps its registers only for processes that
+/// asked: the first call asks, before it the unit does not work.
+bool has_amx_int8();
+
 }  // namespace ds4

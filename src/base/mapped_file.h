@@ -22,6 +22,8 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const std::string& path() const { return path_; }
+  /// Takes whole pages inside `part` of bytes() out of this process's memory; they are read again when touched.
+  void release(std::span<const std::byte> part) const;
 
  private:
   MappedFile(std::string path, const std::byte* data, std::size_t size)

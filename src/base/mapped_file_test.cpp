@@ -42,6 +42,16 @@ TEST_F(MappedFileTest, ShowsTheBytes) {
   EXPECT_EQ(file->path(), path);
 }
 
+TEST_F(MappedFileTest, WhatWasReleasedIsReadAgain) {
+  std::string text;
+  for (int i = 0; i < 100000; ++i) text += static_cast<char>('a' + i % 23);
+  const auto file = MappedFile::open(write("large", text));
+  ASSERT_TRUE(file.ok());
+  EXPECT_EQ(text_of(*file), text);
+  for (const std::size_t from : {0U, 1U, 5000U, 99999U}) file->release(file->bytes().subspan(from));
+  EXPECT_EQ(text_of(*file), text);
+}
+
 TEST_F(MappedFileTest, AnEmptyFileIsEmpty) {
   const auto file = MappedFile::open(write("empty", ""));
   ASSERT_TRUE(file.ok());

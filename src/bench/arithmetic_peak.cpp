@@ -3,6 +3,8 @@
 // attribute, so that the rest of the file runs anywhere.
 #include "bench/roof.h"
 
+#include "base/cpus.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
@@ -26,6 +28,36 @@ void keep(const T& value) {
 constexpr int kChains = 12;
 
 #if defined(__x86_64__)
+
+__attribute__((target("amx-tile,amx-int8"))) double int8_amx(long rounds) {
+  struct alignas(64) {
+    std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+  } config;
+  alignas(64) std::int8_t ones[16][64];
+  for (auto& row : ones)
+    for (std::int8_t& value : row) value = 1;
+  _tile_loadconfig(&config);
+  _tile_loadd(4, ones, 64);
+  _tile_loadd(5, ones, 64);
+  _tile_loadd(6, ones, 64);
+  _tile_loadd(7, ones, 64);
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (long r = 0; r < rounds / 16; ++r) {  // a step is a hundred times one of the vector loops
+    _tile_dpbssd(0, 4, 6);
+    _tile_dpbssd(1, 4, 7);
+    _tile_dpbssd(2, 5, 6);
+    _tile_dpbssd(3, 5, 7);
+  }
+  _tile_stored(0, ones, 64);
+  _tile_release();
+  keep(ones);
+  return 4.0 * 2.0 * 16.0 * 16.0 * 64.0 * static_cast<double>(rounds / 16);
+}
 
 __attribute__((target("avx512f,avx512vnni"))) double int8_avx512(long rounds) {
   __m512i sums[kChains];
@@ -151,6 +183,7 @@ double plain(long rounds) {
 
 ArithmeticPeak quantised_peak() {
 #if defined(__x86_64__)
+  if (has_amx_int8()) return {"amx int8", int8_amx};
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vnni"))
     return {"avx512-vnni int8", int8_avx512};

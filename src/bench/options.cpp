@@ -37,6 +37,12 @@ Take text(std::string& to) {
     return {};
   };
 }
+Take off(bool& to) {
+  return [&to](const std::string&, const std::string&) -> Status {
+    to = false;
+    return {};
+  };
+}
 Take on(bool& to) {
   return [&to](const std::string&, const std::string&) -> Status {
     to = true;
@@ -112,7 +118,7 @@ std::vector<Flag> model_flags(Options& o) {
        }},
       {{"--synthetic-memory"},
        "distinct|aliased",
-       "every weight its own bytes, or views of a pool; aliased unless the host computes",
+       "every weight its own bytes, or views of a pool; aliased where devices copy them",
        [&o](const std::string& flag, const std::string& value) -> Status {
          if (value == "distinct") o.synthetic_memory = SyntheticMemory::kDistinct;
          else if (value == "aliased") o.synthetic_memory = SyntheticMemory::kAliased;
@@ -140,6 +146,7 @@ std::vector<Flag> device_flags(Options& o) {
       {{"-t", "--threads"}, "N", "threads [one per core]", count(o.backend.threads, 1, 4096)},
       {{"--isa"}, "NAME", "instruction set of the cpu backend [the best]", text(o.backend.isa)},
       {{"--quality"}, "", "exact kernels", on(o.backend.quality)},
+      {{"--no-repack"}, "", "cpu: read quantised weights as the file has them", off(o.backend.repack)},
       {{"--kv"},
        "f32|f16|fp8",
        "how KV rows are stored [fp8]",
@@ -291,6 +298,11 @@ Result<std::int64_t> parse_count(const std::string& flag, const std::string& tex
 
 bool Options::on_host() const {
   return std::ranges::all_of(devices, [](const std::string& d) { return d == "cpu" || d == "reference"; });
+}
+
+bool Options::copies_weights() const {
+  const bool cpu_copies = backend.repack && !backend.quality;
+  return std::ranges::all_of(devices, [&](const std::string& d) { return d == "cpu" ? cpu_copies : d != "reference"; });
 }
 
 Result<Options> parse_options(std::span<const std::string> arguments) {

@@ -64,7 +64,8 @@ struct Options {
   bool help = false;
   bool version = false;
 
-  bool on_host() const;  // every device computes in the host's memory
+  bool on_host() const;         // every device computes in the host's memory
+  bool copies_weights() const;  // no device reads quantised weights where they are
   std::int64_t increment() const { return step_incr.value_or(fill.empty() ? 2048 : 0); }
 };
 

@@ -49,9 +49,9 @@ Result<Source> open_source(const Options& options, const Events& events) {
   }
   SyntheticOptions synthetic;
   synthetic.spec = *options.synthetic;
-  synthetic.aliased =
-      options.synthetic_memory == SyntheticMemory::kAliased ||
-      (options.synthetic_memory == SyntheticMemory::kAuto && !options.on_host() && options.synthetic_cache.empty());
+  synthetic.aliased = options.synthetic_memory == SyntheticMemory::kAliased ||
+                      (options.synthetic_memory == SyntheticMemory::kAuto && options.copies_weights() &&
+                       options.synthetic_cache.empty());
   synthetic.pool_bytes = options.synthetic_pool;
   synthetic.cache = options.synthetic_cache;
   synthetic.seed = options.seed;
@@ -83,22 +83,37 @@ struct Loaded {
   double seconds = 0;
 };
 
-Result<Loaded> load_model(const gguf::File& file, const Options& options, const std::vector<Frontier>& frontiers) {
-  Loaded loaded;
-  std::vector<std::unique_ptr<Backend>> backends;
+using Backends = std::vector<std::unique_ptr<Backend>>;
+
+Result<Backends> make_backends(const Options& options, bool repack, std::vector<ProfilingBackend*>& profilers) {
+  Backends backends;
+  profilers.clear();
   for (const std::string& device : options.devices) {
     BackendOptions one = options.backend;
     one.device = device;
+    one.repack = repack;
     DS4_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, create_backend(one));
     auto profiler = std::make_unique<ProfilingBackend>(std::move(backend));
-    loaded.profilers.push_back(profiler.get());
+    profilers.push_back(profiler.get());
     backends.push_back(std::move(profiler));
   }
+  return backends;
+}
+
+Result<Loaded> load_model(const gguf::File& file, const Options& options, const std::vector<Frontier>& frontiers) {
+  Loaded loaded;
+  DS4_ASSIGN_OR_RETURN(Backends backends, make_backends(options, options.backend.repack, loaded.profilers));
   DS4_ASSIGN_OR_RETURN(const ModelShape shape, read_shape(file));
   const ModelOptions model =
       plan_model(options, frontiers, static_cast<int>(backends.size()), static_cast<int>(shape.layers.size()));
   DS4_ASSIGN_OR_RETURN(loaded.plan, Model::plan(file, backends, model));
-  if (const auto available = available_memory(); options.on_host() && available && loaded.plan.total() > *available)
+  const auto available = available_memory();
+  const auto fits = [&] { return !options.on_host() || !available || loaded.plan.total() <= *available; };
+  if (!fits() && options.backend.repack) {  // as the engine does
+    DS4_ASSIGN_OR_RETURN(backends, make_backends(options, false, loaded.profilers));
+    DS4_ASSIGN_OR_RETURN(loaded.plan, Model::plan(file, backends, model));
+  }
+  if (!fits())
     return Error{ErrorCode::kOutOfMemory,
                  cat("needs ", human_bytes(loaded.plan.total()), " besides the model file, ", human_bytes(*available),
                      " are available: a shorter context, fewer sequences or a smaller --kv need less")};

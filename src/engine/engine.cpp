@@ -49,6 +49,23 @@ Result<EnginePlan> plan_with(const ModelFile& file, const EngineOptions& options
   return plan;
 }
 
+struct Planned {
+  Backends backends;
+  EnginePlan plan;
+};
+
+/// Repacked weights are read faster than the file's; where there is no room for them, the file's have to do.
+Result<Planned> plan_best(const ModelFile& file, EngineOptions options) {
+  Planned planned;
+  DS4_ASSIGN_OR_RETURN(planned.backends, make_backends(options));
+  DS4_ASSIGN_OR_RETURN(planned.plan, plan_with(file, options, planned.backends));
+  if (planned.plan.fits() || !options.backend.repack) return planned;
+  options.backend.repack = false;
+  DS4_ASSIGN_OR_RETURN(planned.backends, make_backends(options));
+  DS4_ASSIGN_OR_RETURN(planned.plan, plan_with(file, options, planned.backends));
+  return planned;
+}
+
 }  // namespace
 
 Result<ModelFile> open_model_file(const std::string& path) {
@@ -98,13 +115,13 @@ std::string EnginePlan::note() const {
 }
 
 Result<EnginePlan> plan_engine(const ModelFile& file, const EngineOptions& options) {
-  DS4_ASSIGN_OR_RETURN(const Backends backends, make_backends(options));
-  return plan_with(file, options, backends);
+  DS4_ASSIGN_OR_RETURN(Planned planned, plan_best(file, options));
+  return std::move(planned.plan);
 }
 
 Result<std::unique_ptr<Engine>> Engine::load(ModelFile file, const EngineOptions& options) {
-  DS4_ASSIGN_OR_RETURN(Backends backends, make_backends(options));
-  DS4_ASSIGN_OR_RETURN(EnginePlan plan, plan_with(file, options, backends));
+  DS4_ASSIGN_OR_RETURN(Planned planned, plan_best(file, options));
+  auto& [backends, plan] = planned;
   if (!plan.fits()) return plan.refusal();
   std::unique_ptr<Engine> engine(new Engine(std::move(file), std::move(plan), options));
   DS4_ASSIGN_OR_RETURN(engine->model_, Model::load(engine->file_.gguf, std::move(backends), engine->plan_.model));
@@ -125,6 +142,8 @@ Result<std::unique_ptr<DiskStates>> Engine::open_disk(DiskOptions options) const
 
 Status Engine::warm_weights(const std::function<void(std::uint64_t, std::uint64_t)>& progress,
                             const std::atomic<bool>* cancel) const {
+  // What was copied has been read; of what is left beside it, tables, a step reads a few rows.
+  if (plan_.memory.weights > plan_.memory.weights_mapped) return {};
   constexpr std::size_t kPage = 4096;
   constexpr std::uint64_t kReportEvery = std::uint64_t{64} << 20;
   std::uint64_t done = 0;

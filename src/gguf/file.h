@@ -78,6 +78,10 @@ class File {
   const Value* find_value(std::string_view key) const;
 
   std::span<const TensorInfo> tensors() const { return tensors_; }
+  /// Says that these bytes of tensors will hardly be read again: their pages leave this process's memory.
+  void release(std::span<const std::byte> bytes) const {
+    if (mapping_) mapping_->release(bytes);
+  }
   const TensorInfo* find_tensor(std::string_view name) const;
 
   /// Oddities that are not errors, one sentence each: long unused stretches of the file.

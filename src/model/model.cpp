@@ -169,7 +169,8 @@ Result<std::unique_ptr<Model>> Model::load(const gguf::File& file, std::vector<s
       return Error{ErrorCode::kNoDevice,
                    cat("backend ", backend->name(), " cannot show what its experts compute: use cpu or reference")};
   for (auto& backend : backends) impl->devices.push_back(std::make_unique<Device>(std::move(backend)));
-  const auto load_weight = [&](const HostWeight& weight, int layer) {
+  const auto load_weight = [&](HostWeight weight, int layer) {
+    weight.done_with = [&file](std::span<const std::byte> bytes) { file.release(bytes); };
     return impl->device_of(static_cast<std::size_t>(layer)).backend->load(weight);
   };
   DS4_ASSIGN_OR_RETURN(impl->weights, bind_weights(file, impl->shape, load_weight));

@@ -213,6 +213,36 @@ TEST(EngineOnWeights, APlanThatDoesNotFitIsRefusedWithWhatWould) {
   EXPECT_GT(shorter, 3);
 }
 
+TEST(EngineOnWeights, WithoutRoomForRepackedWeightsThoseOfTheFileDo) {
+  const std::string path = std::string(DS4_MODELS_DIR) + "/ds4-nano.gguf";
+  const std::string meminfo = work_dir() + "/meminfo";
+  EngineOptions options;
+  options.context = 512;
+  options.prefill_chunk = 40;
+  options.backend.threads = 1;
+  options.memory = {meminfo, "/nowhere", "/nowhere"};
+  std::vector<std::vector<float>> logits;
+  std::vector<MemoryPlan> plans;
+  std::uint64_t available = std::uint64_t{4} << 30;
+  for (int round = 0; round < 2; ++round) {
+    write_file(meminfo, cat("MemAvailable:   ", available / 1024, " kB\n"));
+    Result<ModelFile> file = open_model_file(path);
+    ASSERT_TRUE(file.ok());
+    const Result<std::unique_ptr<Engine>> engine = Engine::load(std::move(file).value(), options);
+    ASSERT_TRUE(engine.ok()) << engine.error().message;
+    plans.push_back((*engine)->plan().memory);
+    available = plans.front().total() - 1024;
+    Session session = *(*engine)->new_session();
+    std::vector<TokenId> tokens;
+    for (TokenId token = 0; token < 100; ++token) tokens.push_back(token * 7 % 500);
+    ASSERT_TRUE(session.sync(tokens).ok());
+    logits.emplace_back(session.logits().begin(), session.logits().end());
+  }
+  EXPECT_GT(plans[0].weights, plans[1].weights);
+  EXPECT_LT(plans[0].weights_mapped, plans[1].weights_mapped);
+  EXPECT_EQ(logits[0], logits[1]);
+}
+
 TEST(EngineOnWeights, ContextsOutOfRangeAreRefused) {
   Result<ModelFile> file = open_model_file(token_model());
   ASSERT_TRUE(file.ok());

@@ -20,7 +20,8 @@ Result<std::unique_ptr<Backend>> create_cpu_backend(const BackendOptions& option
   if (options.threads < 0)
     return Error{ErrorCode::kUsage, cat("threads: expected 0 (one per core) or more, found ", options.threads)};
   const int threads = options.threads == 0 ? default_thread_count() : options.threads;
-  return std::unique_ptr<Backend>(std::make_unique<cpu::CpuBackend>(*kernels, threads, options.quality));
+  return std::unique_ptr<Backend>(
+      std::make_unique<cpu::CpuBackend>(*kernels, threads, options.quality, options.repack));
 }
 
 std::vector<std::string> cpu_isa_names() {
@@ -72,12 +73,17 @@ void copy(std::span<std::byte> to, std::span<const std::byte> from) {
 
 }  // namespace
 
-CpuBackend::CpuBackend(const KernelTable& kernels, int threads, bool quality)
-    : kernels_(kernels), quality_(quality), pool_(threads), products_(kernels, quality) {}
+CpuBackend::CpuBackend(const KernelTable& kernels, int threads, bool quality, bool repack)
+    : kernels_(kernels), quality_(quality), repack_(repack && !quality), pool_(threads), products_(kernels, quality) {}
 
 std::string CpuBackend::name() const { return cat("cpu/", kernels_.name); }
 
+bool CpuBackend::goes_to_tiles(const HostWeight& weight) const {
+  return repack_ && !weight.lookup && has_tiles(weight.type);
+}
+
 std::uint64_t CpuBackend::weight_bytes(const HostWeight& weight) const {
+  if (goes_to_tiles(weight)) return tiled_bytes(weight);
   return converts(weight) ? static_cast<std::uint64_t>(weight.in) * sizeof(float) : 0;
 }
 
@@ -87,6 +93,12 @@ std::uint64_t CpuBackend::scratch_bytes(const BackendConfig& config) const {
 
 Result<Weight> CpuBackend::load(const HostWeight& weight) {
   Weight loaded{weight.type, weight.in, weight.out, weight.count, weight.data, 0};
+  if (goes_to_tiles(weight)) {
+    DS4_ASSIGN_OR_RETURN(TiledMatrix matrix, pack_tiles(weight, kernels_, pool_));
+    loaded.data = tiled_.emplace_back(std::make_unique<TiledMatrix>(std::move(matrix))).get();
+    loaded.layout = kTiles;
+    return loaded;
+  }
   if (!converts(weight)) return loaded;
   DS4_ASSIGN_OR_RETURN(HugeMemory memory, HugeMemory::allocate(static_cast<std::size_t>(weight.in) * sizeof(float)));
   decode_row(weight.type, weight.data, reinterpret_cast<float*>(memory.data()), static_cast<std::size_t>(weight.in));
@@ -98,9 +110,11 @@ Result<Weight> CpuBackend::load(const HostWeight& weight) {
 
 Status CpuBackend::configure(const BackendConfig& config) {
   if (config.dims.hc > kMaxStreams)
-    return Error{ErrorCode::kBadModel, cat("hyper-connection streams: expected at most ", kMaxStreams, ", found ", config.dims.hc)};
+    return Error{ErrorCode::kBadModel,
+                 cat("hyper-connection streams: expected at most ", kMaxStreams, ", found ", config.dims.hc)};
   if (config.dims.rope_dim > 2 * kMaxRopePairs)
-    return Error{ErrorCode::kBadModel, cat("rotating dims: expected at most ", 2 * kMaxRopePairs, ", found ", config.dims.rope_dim)};
+    return Error{ErrorCode::kBadModel,
+                 cat("rotating dims: expected at most ", 2 * kMaxRopePairs, ", found ", config.dims.rope_dim)};
   config_ = config;
   DS4_ASSIGN_OR_RETURN(memory_, HugeMemory::allocate(scratch_bytes(config_)));
   Scratch scratch(memory_.data());
@@ -115,7 +129,8 @@ Status CpuBackend::configure(const BackendConfig& config) {
 
 Result<Buffer> CpuBackend::allocate(std::size_t bytes) {
   DS4_ASSIGN_OR_RETURN(HugeMemory memory, HugeMemory::allocate(std::max<std::size_t>(bytes, 1)));
-  return Buffer(memory.release(), bytes, [bytes](void* data) { HugeMemory::unmap(data, std::max<std::size_t>(bytes, 1)); });
+  return Buffer(memory.release(), bytes,
+                [bytes](void* data) { HugeMemory::unmap(data, std::max<std::size_t>(bytes, 1)); });
 }
 
 void CpuBackend::upload(void* device, const void* host, std::size_t bytes) {

@@ -2,7 +2,8 @@
 // nothing left to do. Each op is in the file of its name, split over outputs, rows or heads, never over the terms of a
 // sum: results do not depend on the number of threads or on what else is in the batch.
 //
-// Memory: weights stay in the mapped file, except vectors of 16-bit floats, which become f32. configure() takes one block
+// Memory: quantised matrices are repacked into tiles (tiles.h), unless they are to stay in the mapped file; vectors of
+// 16-bit floats become f32; all else stays where it is. configure() takes one block
 // for all scratch: a persistent part, then a part that every op lays out anew (op_scratch.h; the largest counts).
 #pragma once
 
@@ -24,7 +25,7 @@ namespace ds4::cpu {
 
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(const KernelTable& kernels, int threads, bool quality);
+  CpuBackend(const KernelTable& kernels, int threads, bool quality, bool repack);
 
   std::string name() const override;
   bool shows_inner() const override { return true; }
@@ -95,6 +96,7 @@ class CpuBackend final : public Backend {
         f(thread, task / parts, task % parts, parts);
     });
   }
+  bool goes_to_tiles(const HostWeight& weight) const;
   /// y = x * rsqrt(mean(x²) + eps) (* weight)
   void normalise(const float* x, const float* weight, float* y, std::int64_t count) const;
   /// y [x.rows, w.out] = w · x, as an entry for Products.
@@ -113,12 +115,14 @@ class CpuBackend final : public Backend {
 
   const KernelTable& kernels_;
   const bool quality_;
+  const bool repack_;
   ThreadPool pool_;
   Products products_;
   BackendConfig config_;
   HostKv kv_;
   BatchView batch_;
   std::vector<HugeMemory> converted_;  // vectors that load() turned into f32
+  std::vector<std::unique_ptr<TiledMatrix>> tiled_;
   HugeMemory memory_;
   std::byte* op_memory_ = nullptr;
 

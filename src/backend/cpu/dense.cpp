@@ -1,4 +1,5 @@
-// The ops without state: embedding (§2.1), RMSNorm (§2.3), query heads (§2.5), grouped output projection, logits (§2.10).
+// The ops without state: embedding (§2.1), RMSNorm (§2.3), query heads (§2.5), grouped output projection, logits
+// (§2.10).
 #include <algorithm>
 
 #include "backend/cpu/cpu_backend.h"
@@ -14,7 +15,8 @@ void CpuBackend::embed(const EmbedArgs& args) {
     float* streams = args.streams.data + r * args.streams.cols;
     const auto token = static_cast<std::size_t>(batch_.tokens[static_cast<std::size_t>(r)]);
     decode_row(args.table.type, static_cast<const std::byte*>(args.table.data) + token * bytes, streams, hidden);
-    for (int k = 1; k < config_.dims.hc; ++k) std::copy_n(streams, hidden, streams + static_cast<std::size_t>(k) * hidden);
+    for (int k = 1; k < config_.dims.hc; ++k)
+      std::copy_n(streams, hidden, streams + static_cast<std::size_t>(k) * hidden);
   });
 }
 

@@ -23,7 +23,8 @@ void CpuBackend::index_topk(const IndexTopkArgs& args) {
     const std::int64_t visible = visible_of(r);
     args.count.data[r] = static_cast<std::int32_t>(std::min<std::int64_t>(visible, dims.index_topk));
     if (visible > dims.index_topk) scratch.index[choosing++] = static_cast<std::int32_t>(r);
-    else std::iota(args.selected.data + r * args.selected.cols, args.selected.data + r * args.selected.cols + visible, 0);
+    else
+      std::iota(args.selected.data + r * args.selected.cols, args.selected.data + r * args.selected.cols + visible, 0);
   }
   if (choosing == 0) return;
 
@@ -38,7 +39,8 @@ void CpuBackend::index_topk(const IndexTopkArgs& args) {
   }
   products_.quantise_and_run(pool_, products, scratch.products);
 
-  const float scale = 1.0F / std::sqrt(static_cast<float>(dims.index_dim)) / std::sqrt(static_cast<float>(dims.index_heads));
+  const float scale =
+      1.0F / std::sqrt(static_cast<float>(dims.index_dim)) / std::sqrt(static_cast<float>(dims.index_heads));
   for_row_parts(choosing, dims.index_heads, [&](int, std::int64_t i, std::int64_t part, std::int64_t parts) {
     const Rotation rotation(args.rope, batch_.positions[static_cast<std::size_t>(scratch.index[i])]);
     for (const auto h : share_of(dims.index_heads, static_cast<int>(part), static_cast<int>(parts))) {

@@ -4,6 +4,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/cpus.h"
 #include "base/text.h"
 
 #if defined(__aarch64__) && defined(__linux__)
@@ -17,6 +18,7 @@ extern const KernelTable kScalarTable;
 #if defined(__x86_64__)
 extern const KernelTable kAvx2Table;
 extern const KernelTable kAvx512Table;
+extern const KernelTable kAmxTable;
 #elif defined(__aarch64__)
 extern const KernelTable kNeonTable;
 extern const KernelTable kNeonDotTable;
@@ -32,8 +34,10 @@ std::vector<const KernelTable*> probe() {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                      __builtin_cpu_supports("avx512vnni");
+                      __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
   if (avx2 && avx512) tables.push_back(&kAvx512Table);
+  if (avx2 && avx512 && has_amx_int8())
+    tables.push_back(&kAmxTable);  // by name only: docs/decisions/tiles-for-streaming.md
   if (avx2) tables.push_back(&kAvx2Table);
 #elif defined(__aarch64__)
 #if defined(__linux__)
@@ -69,8 +73,7 @@ Result<const KernelTable*> choose_table(const std::string& name) {
     if (!names.empty()) names += ", ";
     names += table->name;
   }
-  return Error{ErrorCode::kUsage,
-               cat(source, ": instruction set \"", escaped(wanted), "\": this machine has ", names)};
+  return Error{ErrorCode::kUsage, cat(source, ": instruction set \"", escaped(wanted), "\": this machine has ", names)};
 }
 
 }  // namespace ds4::cpu

@@ -2,6 +2,7 @@
 #include "backend/cpu/kernels.h"
 
 #include "backend/cpu/kernels_float.inl"
+#include "backend/cpu/kernels_tiles.inl"
 #include "backend/cpu/kernels_int8.inl"
 #include "backend/cpu/kernels_attention.inl"
 
@@ -15,8 +16,14 @@ constexpr KernelTable make_table(const char* name) {
       .dot_f16 = dot_rows<OfF16>,
       .dot_bf16 = dot_rows<OfBf16>,
       .quantise = quantise,
-      .unpack = {unpack<Q8_0>, unpack<MxFp4>, unpack<Iq2Xxs>, unpack<Q4K>, unpack<Q2K>},
-      .panel_dot = {panel_dot<Q8_0>, panel_dot<MxFp4>, panel_dot<Iq2Xxs>, panel_dot<Q4K>, panel_dot<Q2K>},
+      .pack = {pack<Q8_0>, pack<MxFp4>, pack<Iq2Xxs>, pack<Q4K>, pack<Q2K>},
+      .unpack = {unpack_q8_0<kSignedBias>, unpack_mxfp4<kSignedBias>, unpack_iq2_xxs<kSignedBias>, unpack_q4_k,
+                 unpack_q2_k},
+      .panel_dot = {panel_dot<kPanelQ8_0>, panel_dot<kPanelMXFP4>, panel_dot<kPanelIQ2_XXS>, panel_dot<kPanelQ4_K>,
+                    panel_dot<kPanelQ2_K>},
+      .wide_rows = 0,
+      .unpack_wide = {},
+      .wide_dot = {},
       .attend = attend,
       .index_scores = index_scores,
       .sum_squares = sum_squares,

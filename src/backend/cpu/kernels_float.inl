@@ -46,8 +46,11 @@ inline void dot_tile(const typename Of::Stored* const* w, const float* const* x,
       for (int r = 0; r < R; ++r) acc[r][o] = madd(ws, load_some(x[r] + k, rest), acc[r][o]);
     }
   }
-  for (int r = 0; r < R; ++r)
-    for (int o = 0; o < O; ++o) out[r][o] = sum(acc[r][o]);
+  for (int r = 0; r < R; ++r) {
+    int o = 0;
+    for (; o + 4 <= O; o += 4) sum_four(acc[r] + o, out[r] + o);
+    for (; o < O; ++o) out[r][o] = sum(acc[r][o]);
+  }
 }
 
 template <typename Of, int O, int R>

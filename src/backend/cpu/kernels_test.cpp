@@ -12,9 +12,11 @@
 
 #include "backend/cpu/create.h"
 #include "backend/cpu/isa.h"
+#include "backend/cpu/tiles.h"
 #include "base/rng.h"
 #include "quant/codec.h"
 #include "quant/kv_row.h"
+#include "quant/random_weights.h"
 
 namespace ds4::cpu {
 namespace {
@@ -35,7 +37,8 @@ std::string table_name(const testing::TestParamInfo<const KernelTable*>& info) {
   std::replace(name.begin(), name.end(), '-', '_');
   return name;
 }
-INSTANTIATE_TEST_SUITE_P(Isa, Kernels, testing::ValuesIn(available_tables().begin(), available_tables().end()), table_name);
+INSTANTIATE_TEST_SUITE_P(Isa, Kernels, testing::ValuesIn(available_tables().begin(), available_tables().end()),
+                         table_name);
 
 /// silu(x) = x / (1 + e^-x) is the only way to the exponential from outside; weight 1, up 1.
 TEST_P(Kernels, ExponentialIsAccurate) {
@@ -75,10 +78,12 @@ TEST_P(Kernels, ReadersOfRowsAreExact) {
         decode_kv_row(format, main.data(), scales.data(), dim, rope, expected.data());
         const auto* bytes = reinterpret_cast<const std::uint8_t*>(main.data());
         if (format == KvFormat::kF16) k().read_f16(bytes, found.data(), dim);
-        else k().read_packed(bytes, reinterpret_cast<const std::uint8_t*>(scales.data()), {dim - rope, dim}, found.data());
+        else
+          k().read_packed(bytes, reinterpret_cast<const std::uint8_t*>(scales.data()), {dim - rope, dim}, found.data());
         EXPECT_EQ(found.back(), 77.0F) << "written beyond the row";
         found.pop_back();
-        ASSERT_EQ(std::memcmp(found.data(), expected.data(), expected.size() * sizeof(float)), 0) << dim << " " << scale;
+        ASSERT_EQ(std::memcmp(found.data(), expected.data(), expected.size() * sizeof(float)), 0)
+            << dim << " " << scale;
       }
     }
   }
@@ -97,11 +102,12 @@ TEST_P(Kernels, ReadersOfRowsAreExact) {
 
 TEST_P(Kernels, EveryE4m3CodeIsRead) {
   std::vector<std::uint8_t> codes(256);
-  for (int i = 0; i < 256; ++i) codes[static_cast<std::size_t>(i)] = static_cast<std::uint8_t>((i & 0x7f) == 0x7f ? 0 : i);
+  for (int i = 0; i < 256; ++i)
+    codes[static_cast<std::size_t>(i)] = static_cast<std::uint8_t>((i & 0x7f) == 0x7f ? 0 : i);
   const std::uint8_t scales[4] = {127, 1, 100, 240};
   std::vector<float> expected(256), found(256);
-  decode_kv_row(KvFormat::kPacked, reinterpret_cast<const std::byte*>(codes.data()), reinterpret_cast<const std::byte*>(scales),
-                256, 0, expected.data());
+  decode_kv_row(KvFormat::kPacked, reinterpret_cast<const std::byte*>(codes.data()),
+                reinterpret_cast<const std::byte*>(scales), 256, 0, expected.data());
   k().read_packed(codes.data(), scales, {256, 256}, found.data());
   for (std::size_t i = 0; i < 256; ++i) EXPECT_EQ(found[i], expected[i]) << i;
 }
@@ -120,8 +126,9 @@ TEST_P(Kernels, ActivationsAreQuantisedToTheNearest) {
   for (int group = 0; group < 8; ++group) {
     int sum = 0;
     for (int i = 0; i < 32; ++i) sum += blocks[1].q[32 * group + i];
-    EXPECT_EQ(blocks[1].sum[group], sum);
-    EXPECT_FLOAT_EQ(blocks[1].group_sum[2 * group] + blocks[1].group_sum[2 * group + 1], blocks[1].scale[group] * static_cast<float>(sum));
+    EXPECT_TRUE(blocks[1].offset[group] == 0 || blocks[1].offset[group] == -128 * sum) << "the bias of this set";
+    EXPECT_FLOAT_EQ(blocks[1].group_sum[2 * group] + blocks[1].group_sum[2 * group + 1],
+                    blocks[1].scale[group] * static_cast<float>(sum));
   }
   for (int i = 44; i < 64; ++i) EXPECT_EQ(blocks[4].q[i], 0) << "the end of a group is padded with zeros";
 }
@@ -156,6 +163,152 @@ TEST_P(Kernels, SoftmaxPoolAndSums) {
   double squares = 0;
   for (const float x : values) squares += static_cast<double>(x) * static_cast<double>(x);
   EXPECT_NEAR(k().sum_squares(values.data(), 5 * 37), squares, 1e-5 * squares);
+}
+
+// ---- quantised weights ----
+
+constexpr DType kFormats[kPanelFormats] = {DType::kQ8_0, DType::kMXFP4, DType::kIQ2_XXS, DType::kQ4_K, DType::kQ2_K};
+
+/// One block of a tile, and the rows it was made from.
+struct Block {
+  PanelFormat format;
+  int outputs;
+  int depth;
+  std::vector<std::byte> rows;
+  alignas(64) std::uint8_t main[kMaxMainBytes];
+  alignas(64) std::uint8_t side[kMaxSideBytes];
+
+  Block(const KernelTable& k, PanelFormat f, int some_outputs, int some_depth, std::uint64_t seed)
+      : format(f), outputs(some_outputs), depth(some_depth) {
+    const std::size_t row = row_bytes(type(), static_cast<std::size_t>(depth));
+    rows.resize(row * static_cast<std::size_t>(outputs));
+    fill_random_weights(type(), seed, rows);
+    std::memset(main, 0x5a, sizeof main);
+    std::memset(side, 0x5a, sizeof side);
+    k.pack[format]({reinterpret_cast<const std::uint8_t*>(rows.data()), static_cast<std::int64_t>(row), outputs, depth,
+                    iq2_tables(), main, side});
+  }
+  DType type() const { return kFormats[format]; }
+  std::vector<float> decoded(int output) const {
+    std::vector<float> values(static_cast<std::size_t>(depth));
+    const std::size_t row = row_bytes(type(), values.size());
+    decode_row(type(), rows.data() + static_cast<std::size_t>(output) * row, values.data(), values.size());
+    return values;
+  }
+};
+
+bool is_signed(PanelFormat f) { return f == kPanelQ8_0 || f == kPanelMXFP4 || f == kPanelIQ2_XXS; }
+
+/// What a panel says about one weight. Exact, but for the one rounding of a minimum.
+float weight_in(const Panel& panel, PanelFormat f, int bias, int input, int output) {
+  const std::uint8_t code = panel.q[(input / 4 * kTileOutputs + output) * 4 + input % 4];
+  const int q = !is_signed(f) ? code : bias != 0 ? code - bias : static_cast<std::int8_t>(code);
+  if (f == kPanelQ2_K) return panel.scale[0][output] * static_cast<float>(q) - panel.min[input / 16][output];
+  const float value = panel.scale[input / 32][output] * static_cast<float>(q);
+  return is_signed(f) ? value : value - panel.min[input / 32][output];
+}
+
+TEST_P(Kernels, PanelsSayWhatTheRowsOfTheFileSay) {
+  const auto check = [&](const Block& block, auto unpack, int bias) {
+    Panel panel;
+    unpack({block.main, block.side, iq2_tables()}, &panel);
+    for (int o = 0; o < block.outputs; ++o) {
+      const std::vector<float> expected = block.decoded(o);
+      for (int i = 0; i < block.depth; ++i)
+        ASSERT_EQ(weight_in(panel, block.format, bias, i, o), expected[static_cast<std::size_t>(i)])
+            << dtype_info(block.type()).name << ", output " << o << ", input " << i;
+    }
+    for (int o = block.outputs; o < kTileOutputs; ++o)
+      for (int i = 0; i < block.depth; ++i) ASSERT_EQ(weight_in(panel, block.format, bias, i, o), 0.0F);
+  };
+  const int bias = std::string(k().name) == "avx512" || std::string(k().name) == "amx" ? 128 : 0;
+  for (int f = 0; f < kPanelFormats; ++f) {
+    const auto format = static_cast<PanelFormat>(f);
+    for (const int outputs : {16, 9, 3})
+      for (const int depth : {256, 96}) {
+        if (depth % static_cast<int>(dtype_info(kFormats[f]).block_elements) != 0) continue;
+        const Block block(k(), format, outputs, depth, static_cast<std::uint64_t>(100 * f + outputs));
+        check(block, k().unpack[f], bias);
+        if (k().wide_dot[f] != nullptr) check(block, k().unpack_wide[f], 0);
+      }
+  }
+}
+
+TEST_P(Kernels, DotsAreTheSameBitsForAnyNumberOfRowsAndOnTheMatrixUnit) {
+  constexpr int kRows = 37;
+  for (int f = 0; f < kPanelFormats; ++f) {
+    const bool short_blocks = dtype_info(kFormats[f]).block_elements == 32;
+    for (const int depth : {256, short_blocks ? 96 : 256}) {
+      const Block block(k(), static_cast<PanelFormat>(f), 16, depth, static_cast<std::uint64_t>(f) + 7);
+      Panel panel, wide;
+      k().unpack[f]({block.main, block.side, iq2_tables()}, &panel);
+      for (const std::int64_t step : {1, 3}) {
+        std::vector<QuantBlock> x(static_cast<std::size_t>(kRows * step));
+        std::vector<std::vector<float>> rows;
+        for (int r = 0; r < kRows; ++r) {
+          rows.push_back(noise(static_cast<std::uint64_t>(r), static_cast<std::size_t>(depth), 3.0F));
+          k().quantise(rows.back().data(), depth, &x[static_cast<std::size_t>(r * step)], 1);
+        }
+        const std::vector<float> start = noise(99, kRows * kTileOutputs, 0.01F);
+        std::vector<float> single = start;
+        for (int r = 0; r < kRows; ++r)
+          k().panel_dot[f](
+              {&panel, 1, depth, &x[static_cast<std::size_t>(r * step)], 0, 1, single.data() + r * kTileOutputs, 0});
+        for (int count = 1; count <= kRows; ++count) {
+          const auto bytes = static_cast<std::size_t>(count * kTileOutputs) * sizeof(float);
+          const auto check = [&](auto dot, const Panel& one, int panels, const char* how) {
+            const std::vector<Panel> same(static_cast<std::size_t>(panels), one);
+            std::vector<float> found;
+            for (int p = 0; p < panels; ++p) found.insert(found.end(), start.begin(), start.end());
+            dot({same.data(), panels, depth, x.data(), step, count, found.data(), std::ssize(start)});
+            for (int p = 0; p < panels; ++p)
+              ASSERT_EQ(std::memcmp(found.data() + p * std::ssize(start), single.data(), bytes), 0)
+                  << dtype_info(kFormats[f]).name << ", " << count << " rows, panel " << p << " of " << panels << how;
+          };
+          for (int panels = 1; panels <= 3; ++panels) {
+            check(k().panel_dot[f], panel, panels, "");
+            if (k().wide_dot[f] == nullptr) continue;
+            k().unpack_wide[f]({block.main, block.side, iq2_tables()}, &wide);
+            check(k().wide_dot[f], wide, panels, ", matrix unit");
+          }
+        }
+        for (int r = 0; r < kRows; ++r)
+          for (int o = 0; o < kTileOutputs; ++o) {
+            const std::vector<float> w = block.decoded(o);
+            double sum = 0, size = 0;
+            const QuantBlock& b = x[static_cast<std::size_t>(r * step)];
+            for (int i = 0; i < depth; ++i) {
+              const double term =
+                  static_cast<double>(w[static_cast<std::size_t>(i)]) * b.q[i] * static_cast<double>(b.scale[i / 32]);
+              sum += term;
+              size += std::fabs(term);
+            }
+            const auto at = static_cast<std::size_t>(r * kTileOutputs + o);
+            ASSERT_NEAR(single[at] - start[at], sum, 1e-6 * size + 1e-8) << dtype_info(kFormats[f]).name;
+          }
+      }
+    }
+  }
+}
+
+TEST(Tiles, EveryRowIsReadOnceAndThenLetGo) {
+  constexpr std::int64_t in = 4096, out = 5000;
+  const std::size_t row = row_bytes(DType::kQ8_0, in);
+  std::vector<std::byte> rows(row * out * 2);
+  ThreadPool pool(2);
+  const std::byte* next = rows.data();
+  int times = 0;
+  HostWeight weight{DType::kQ8_0, in, out, 2, rows.data()};
+  weight.done_with = [&](std::span<const std::byte> bytes) {
+    EXPECT_EQ(bytes.data(), next);
+    next = bytes.data() + bytes.size();
+    ++times;
+  };
+  const auto matrix = pack_tiles(weight, *available_tables().front(), pool);
+  ASSERT_TRUE(matrix.ok());
+  EXPECT_EQ(next, rows.data() + rows.size());
+  EXPECT_GT(times, 1) << "not all at once";
+  EXPECT_EQ(matrix->memory.size(), tiled_bytes(weight));
 }
 
 TEST(Isa, UnknownNamesAreRefusedWithAList) {

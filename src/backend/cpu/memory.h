@@ -1,5 +1,5 @@
-// Zeroed anonymous memory in huge pages where the system has them: fewer TLB misses are worth 20 to 40 % to kernels that
-// stream. Move-only; unmapped when destroyed.
+// Zeroed anonymous memory in huge pages where the system has them: fewer TLB misses are worth 20 to 40 % to kernels
+// that stream. Move-only; unmapped when destroyed.
 #pragma once
 
 #include <cstddef>

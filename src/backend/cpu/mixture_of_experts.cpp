@@ -45,8 +45,8 @@ void CpuBackend::route(const RouteArgs& args) {
           const std::int32_t expert =
               table[std::int64_t{batch_.tokens[static_cast<std::size_t>(task)]} * dims.experts_used + i];
           ProductScratch& own = scratch.products[thread];
-          products_.tile(args.gate, 0, expert, 1, x, &row, 1, true, own, own.tile);
-          scratch.scores[task * dims.experts + expert] = own.tile[0][0];
+          products_.compute({&args.gate, 0, expert, 1}, x, &row, 1, true, own, own.results);
+          scratch.scores[task * dims.experts + expert] = own.results[0][0][0];
         }
       }
     });
@@ -102,57 +102,73 @@ void copy_inner(const ExpertsArgs& args, std::int64_t pairs, const Dims& dims, c
   }
 }
 
-/// One expert of a batch: which matrix, which rows of x it reads, and where its inner activations are.
+/// Rows of activations, by their numbers in them.
+struct RowList {
+  const Activations* x;
+  const std::int32_t* index;  // [count]
+};
+
+/// One expert of a batch: which matrix, which rows it reads, and where its inner activations are.
 struct ExpertGroup {
   const Weight* gate;
   const Weight* up;
   const Weight* down;
   std::int64_t matrix;
-  const std::int32_t* rows;   // [count] rows of the batch
-  const float* weights;       // [count], or null: 1
+  RowList rows;          // of the batch
+  RowList side_by_side;  // the same rows, for the int8 products
+  const float* weights;  // [count], or null: 1
   std::int64_t count;
-  std::int64_t width;         // inner size
+  std::int64_t width;  // inner size
   float limit;
-  float* h;                   // [count, width]
-  Activations inner;          // all groups of a kind together
-  const std::int32_t* index;  // [count] rows of `inner`
+  float* h;       // [count, width]
+  RowList inner;  // of all groups of a kind together
 };
 
-std::int64_t tiles(std::int64_t outputs) { return (outputs + kTileOutputs - 1) / kTileOutputs; }
-int tile_width(std::int64_t outputs, std::int64_t tile) {
-  return static_cast<int>(std::min<std::int64_t>(kTileOutputs, outputs - tile * kTileOutputs));
+/// Outputs in runs of `tiles` tiles, which are computed together.
+std::int64_t runs(std::int64_t outputs, int tiles) {
+  const std::int64_t width = std::int64_t{tiles} * kTileOutputs;
+  return (outputs + width - 1) / width;
+}
+OutputRange run_of(const Weight* weight, std::int64_t matrix, std::int64_t outputs, int tiles, std::int64_t number) {
+  const std::int64_t width = std::int64_t{tiles} * kTileOutputs;
+  return {weight, matrix, number * width, static_cast<int>(std::min(width, outputs - number * width))};
 }
 
-/// One tile of the inner activations: h = silu(W1 x) * (W3 x) * weight.
-void inner_tile(const Products& products, const KernelTable& kernels, const ExpertGroup& group, const Activations& x,
-                std::int64_t tile, ProductScratch& own) {
-  const std::int64_t output = tile * kTileOutputs;
-  const int outputs = tile_width(group.width, tile);
+/// A run of the inner activations: h = silu(W1 x) * (W3 x) * weight.
+void inner_run(const Products& products, const KernelTable& kernels, const ExpertGroup& group, int tiles,
+               std::int64_t number, ProductScratch& own) {
+  const OutputRange gate = run_of(group.gate, group.matrix, group.width, tiles, number);
+  const OutputRange up = run_of(group.up, group.matrix, group.width, tiles, number);
   const int block = std::min(products.row_block(*group.gate, false), products.row_block(*group.up, false));
+  const auto compute = [&](const OutputRange& range, std::int64_t start, int count, TileResults& out) {
+    const RowList& rows = products.uses_int8(*range.weight, false) ? group.side_by_side : group.rows;
+    products.compute(range, *rows.x, rows.index + start, count, false, own, out);
+  };
   for (std::int64_t start = 0; start < group.count; start += block) {
     const int count = static_cast<int>(std::min<std::int64_t>(block, group.count - start));
-    products.tile(*group.gate, group.matrix, output, outputs, x, group.rows + start, count, false, own, own.tile);
-    products.tile(*group.up, group.matrix, output, outputs, x, group.rows + start, count, false, own, own.second_tile);
+    compute(gate, start, count, own.results);
+    compute(up, start, count, own.second_results);
     for (int i = 0; i < count; ++i)
-      kernels.swiglu(own.tile[i], own.second_tile[i], group.limit,
-                     group.weights == nullptr ? 1.0F : group.weights[start + i],
-                     group.h + (start + i) * group.width + output, outputs);
+      for (int t = 0; t < gate.tiles(); ++t)
+        kernels.swiglu(own.results[t][i], own.second_results[t][i], group.limit,
+                       group.weights == nullptr ? 1.0F : group.weights[start + i],
+                       group.h + (start + i) * group.width + gate.first + t * kTileOutputs, gate.width(t));
   }
 }
 
-/// Adds one tile of W2 h to the rows of y.
-void add_outer_tile(const Products& products, const ExpertGroup& group, std::int64_t tile, const Tensor& y,
-                    ProductScratch& own) {
-  const std::int64_t output = tile * kTileOutputs;
-  const int outputs = tile_width(y.cols, tile);
+/// Adds a run of W2 h to the rows of y.
+void add_outer_run(const Products& products, const ExpertGroup& group, int tiles, std::int64_t number, const Tensor& y,
+                   ProductScratch& own) {
+  const OutputRange down = run_of(group.down, group.matrix, y.cols, tiles, number);
   const int block = products.row_block(*group.down, false);
   for (std::int64_t start = 0; start < group.count; start += block) {
     const int count = static_cast<int>(std::min<std::int64_t>(block, group.count - start));
-    products.tile(*group.down, group.matrix, output, outputs, group.inner, group.index + start, count, false, own, own.tile);
-    for (int i = 0; i < count; ++i) {
-      float* row = y.data + group.rows[start + i] * y.cols + output;
-      for (int o = 0; o < outputs; ++o) row[o] += own.tile[i][o];
-    }
+    products.compute(down, *group.inner.x, group.inner.index + start, count, false, own, own.results);
+    for (int i = 0; i < count; ++i)
+      for (int t = 0; t < down.tiles(); ++t) {
+        float* row = y.data + group.rows.index[start + i] * y.cols + down.first + t * kTileOutputs;
+        for (int o = 0; o < down.width(t); ++o) row[o] += own.results[t][i][o];
+      }
   }
 }
 
@@ -163,49 +179,76 @@ void CpuBackend::experts(const ExpertsArgs& args) {
   const auto scratch = lay_out<ExpertsScratch>();
   const std::int64_t rows = batch_.rows;
   const int active = group_pairs(args, rows, dims, scratch);
+  const std::int64_t pairs = rows * dims.experts_used;
   const Activations x{args.x.data, dims.hidden, rows, dims.hidden, scratch.x};
-  const Activations routed_h{scratch.h, dims.expert_ff, rows * dims.experts_used, dims.expert_ff, scratch.h_blocks};
+  const Activations pair_x{nullptr, 0, pairs, dims.hidden, scratch.pair_blocks};
+  const Activations routed_h{scratch.h, dims.expert_ff, pairs, dims.expert_ff, scratch.h_blocks};
   const Activations shared_h{scratch.shared_h, dims.shared_ff, rows, dims.shared_ff, scratch.shared_blocks};
 
   // Group `active` is the shared expert.
   const auto group_of = [&](std::int64_t number) {
     if (number == active)
-      return ExpertGroup{&args.shared_gate, &args.shared_up, &args.shared_down, 0, iota_, nullptr, rows,
-                         dims.shared_ff, args.shared_limit, scratch.shared_h, shared_h, iota_};
+      return ExpertGroup{&args.shared_gate, &args.shared_up,   &args.shared_down, 0,
+                         {&x, iota_},       {&x, iota_},       nullptr,           rows,
+                         dims.shared_ff,    args.shared_limit, scratch.shared_h,  {&shared_h, iota_}};
     const std::int32_t e = scratch.active[number];
     const std::int32_t first = scratch.first[e];
-    return ExpertGroup{&args.gate, &args.up, &args.down, e, scratch.row + first, scratch.weight + first,
-                       scratch.first[e + 1] - first, dims.expert_ff, args.limit,
-                       scratch.h + std::int64_t{first} * dims.expert_ff, routed_h, iota_ + first};
+    const RowList in_batch{&x, scratch.row + first};
+    return ExpertGroup{&args.gate,
+                       &args.up,
+                       &args.down,
+                       e,
+                       in_batch,
+                       rows == 1 ? in_batch : RowList{&pair_x, iota_ + first},
+                       scratch.weight + first,
+                       scratch.first[e + 1] - first,
+                       dims.expert_ff,
+                       args.limit,
+                       scratch.h + std::int64_t{first} * dims.expert_ff,
+                       {&routed_h, iota_ + first}};
   };
-  const std::int64_t routed_tiles = active * tiles(dims.expert_ff);
-  const std::int64_t inner_tasks = routed_tiles + tiles(dims.shared_ff);
+  // Few rows: straight runs of memory, as long as there are enough of them to share.
+  const int inner_tiles = Products::group(rows);
+  const int outer_tiles = static_cast<int>(
+      std::clamp<std::int64_t>(runs(dims.hidden, 1) / (std::int64_t{8} * pool_.size()), 1, kTileGroup));
+  const std::int64_t routed_runs = runs(dims.expert_ff, inner_tiles);
+  const std::int64_t routed_tasks = active * routed_runs;
+  const std::int64_t inner_tasks = routed_tasks + runs(dims.shared_ff, inner_tiles);
   const auto int8 = [&](const Weight& w) { return products_.uses_int8(w, false); };
+  const bool routed_int8 = int8(args.gate) || int8(args.up);
 
   pool_.run([&](int thread, int threads) {
     ProductScratch& own = scratch.products[thread];
-    if (int8(args.gate) || int8(args.up) || int8(args.shared_gate) || int8(args.shared_up)) {
+    if (routed_int8 || int8(args.shared_gate) || int8(args.shared_up)) {
       products_.quantise(x, thread, threads);
       pool_.sync();
     }
+    if (routed_int8 && rows > 1) {
+      const std::int64_t blocks = (dims.hidden + kPanelDepth - 1) / kPanelDepth;
+      for (std::int64_t b = 0; b < blocks; ++b)
+        for (const auto i : share_of(pairs, thread, threads))
+          scratch.pair_blocks[b * pairs + i] = scratch.x[b * rows + scratch.row[i]];
+      pool_.sync();
+    }
     for (auto task = pool_.take_task(); task < inner_tasks; task = pool_.take_task()) {
-      const bool routed = task < routed_tiles;
-      const ExpertGroup group = group_of(routed ? task / tiles(dims.expert_ff) : active);
-      inner_tile(products_, kernels_, group, x, routed ? task % tiles(dims.expert_ff) : task - routed_tiles, own);
+      const bool routed = task < routed_tasks;
+      const ExpertGroup group = group_of(routed ? task / routed_runs : active);
+      inner_run(products_, kernels_, group, inner_tiles, routed ? task % routed_runs : task - routed_tasks, own);
     }
     pool_.sync();
     if (int8(args.down)) products_.quantise(routed_h, thread, threads);
     if (int8(args.shared_down)) products_.quantise(shared_h, thread, threads);
     if (int8(args.down) || int8(args.shared_down)) pool_.sync();
     // One thread adds up all experts for its columns, in order.
-    for (auto tile = pool_.take_task(); tile < tiles(dims.hidden); tile = pool_.take_task()) {
+    for (auto run = pool_.take_task(); run < runs(dims.hidden, outer_tiles); run = pool_.take_task()) {
+      const OutputRange columns = run_of(nullptr, 0, dims.hidden, outer_tiles, run);
       for (std::int64_t r = 0; r < rows; ++r)
-        std::fill_n(args.y.data + r * args.y.cols + tile * kTileOutputs, tile_width(dims.hidden, tile), 0.0F);
+        std::fill_n(args.y.data + r * args.y.cols + columns.first, columns.outputs, 0.0F);
       for (std::int64_t number = 0; number <= active; ++number)
-        add_outer_tile(products_, group_of(number), tile, args.y, own);
+        add_outer_run(products_, group_of(number), outer_tiles, run, args.y, own);
     }
   });
-  if (args.inner.data != nullptr) copy_inner(args, rows * dims.experts_used, dims, scratch);
+  if (args.inner.data != nullptr) copy_inner(args, pairs, dims, scratch);
 }
 
 }  // namespace ds4::cpu

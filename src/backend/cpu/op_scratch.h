@@ -99,15 +99,15 @@ struct CompressScratch {
 struct IndexScratch {
   QuantBlock* x;
   QuantBlock* qr;
-  float* queries;       // [rows, index_heads, index_dim]
-  float* head_weights;  // [rows, index_heads]
-  std::int32_t* index;  // [rows] those that must choose
-  float* scores;        // [kIndexRows, visible]
-  std::int64_t visible; // most compressed rows a query can see
+  float* queries;        // [rows, index_heads, index_dim]
+  float* head_weights;   // [rows, index_heads]
+  std::int32_t* index;   // [rows] those that must choose
+  float* scores;         // [kIndexRows, visible]
+  std::int64_t visible;  // most compressed rows a query can see
   ProductScratch* products;
-  float* keys;              // [threads, kKeyBlock, index_dim]
-  float* key_products;      // [threads, index_heads, kKeyBlock]
-  std::uint32_t* histogram; // [threads, kSelectBins]
+  float* keys;               // [threads, kKeyBlock, index_dim]
+  float* key_products;       // [threads, index_heads, kKeyBlock]
+  std::uint32_t* histogram;  // [threads, kSelectBins]
   IndexScratch(Scratch& s, const Sizes& z) {
     const Dims& d = z.dims();
     const auto rows = has_indexer(z) ? z.rows() : 0;
@@ -167,20 +167,22 @@ struct RouteScratch {
 
 struct ExpertsScratch {
   QuantBlock* x;
-  QuantBlock* h_blocks;       // of the routed pairs
+  QuantBlock* pair_blocks;  // of x, by pair: the rows of one expert lie side by side
+  QuantBlock* h_blocks;     // of the routed pairs
   QuantBlock* shared_blocks;
-  float* h;                   // [rows * used, expert_ff], pairs by expert
-  float* shared_h;            // [rows, shared_ff]
-  std::int32_t* first;        // [experts + 1] first pair of each expert
-  std::int32_t* next;         // [experts]
-  std::int32_t* active;       // [experts] experts with pairs, ascending
-  std::int32_t* row;          // [rows * used] batch row of a pair
-  float* weight;              // [rows * used]
+  float* h;              // [rows * used, expert_ff], pairs by expert
+  float* shared_h;       // [rows, shared_ff]
+  std::int32_t* first;   // [experts + 1] first pair of each expert
+  std::int32_t* next;    // [experts]
+  std::int32_t* active;  // [experts] experts with pairs, ascending
+  std::int32_t* row;     // [rows * used] batch row of a pair
+  float* weight;         // [rows * used]
   ProductScratch* products;
   ExpertsScratch(Scratch& s, const Sizes& z) {
     const Dims& d = z.dims();
     const std::int64_t pairs = z.rows() * d.experts_used;
     x = z.blocks(s, z.rows(), d.hidden);
+    pair_blocks = z.blocks(s, z.rows() > 1 ? pairs : 0, d.hidden);
     h_blocks = z.blocks(s, pairs, d.expert_ff);
     shared_blocks = z.blocks(s, z.rows(), d.shared_ff);
     h = s.take<float>(pairs * d.expert_ff);

@@ -1,111 +1,176 @@
 #include "backend/cpu/products.h"
 
 #include <algorithm>
-#include <array>
 
-#include "base/check.h"
 #include "quant/codec.h"
 
 namespace ds4::cpu {
 
 namespace {
 
-/// Bit i of the sign byte to byte i.
-const std::uint64_t* sign_octets() {
-  static const std::array<std::uint64_t, 128> table = [] {
-    std::array<std::uint64_t, 128> octets{};
-    for (unsigned t = 0; t < 128; ++t)
-      for (unsigned i = 0; i < 8; ++i)
-        if ((iq2_xxs_signs(t) >> i & 1) != 0) octets[t] |= std::uint64_t{0xff} << (8 * i);
-    return octets;
-  }();
-  return table.data();
-}
-
 bool is_float(DType type) { return type == DType::kF32 || type == DType::kF16 || type == DType::kBF16; }
 
-PanelFormat panel_format(DType type) {
-  switch (type) {
-    case DType::kQ8_0: return kPanelQ8_0;
-    case DType::kMXFP4: return kPanelMXFP4;
-    case DType::kIQ2_XXS: return kPanelIQ2_XXS;
-    case DType::kQ4_K: return kPanelQ4_K;
-    case DType::kQ2_K: return kPanelQ2_K;
-    default: check_failed("a quantised weight", __FILE__, __LINE__);
-  }
+std::int64_t bytes_of_row(const Weight& w) {
+  return static_cast<std::int64_t>(row_bytes(w.type, static_cast<std::size_t>(w.in)));
+}
+
+/// The first row of a tile as the file holds it.
+const std::uint8_t* rows_of(const OutputRange& range, int tile) {
+  const Weight& w = *range.weight;
+  const void* data = w.layout == kTiles ? static_cast<const TiledMatrix*>(w.data)->rows : w.data;
+  const std::int64_t row = range.matrix * w.out + range.first + std::int64_t{tile} * kTileOutputs;
+  return static_cast<const std::uint8_t*>(data) + row * bytes_of_row(w);
+}
+
+/// How many of the rows from index[0] on are equally far apart.
+int straight_run(const std::int32_t* index, int count) {
+  if (count < 3) return count;
+  int n = 2;
+  while (n < count && index[n] - index[n - 1] == index[1] - index[0]) ++n;
+  return n;
 }
 
 }  // namespace
 
 Products::Products(const KernelTable& kernels, bool quality)
-    : kernels_(kernels), quality_(quality), iq2_{iq2_xxs_grid(), sign_octets()} {}
+    : kernels_(kernels), quality_(quality), iq2_(iq2_tables()) {}
 
 bool Products::uses_int8(const Weight& weight, bool exact) const {
   return !exact && !quality_ && !is_float(weight.type);
 }
 
 void Products::quantise(const Activations& x, int thread, int threads) const {
-  for (const auto r : share_of(x.rows, thread, threads)) kernels_.quantise(x.x + r * x.stride, x.cols, x.blocks + r, x.rows);
+  for (const auto r : share_of(x.rows, thread, threads))
+    kernels_.quantise(x.x + r * x.stride, x.cols, x.blocks + r, x.rows);
 }
 
-void Products::tile(const Weight& weight, std::int64_t matrix, std::int64_t first_output, int outputs,
-                    const Activations& x, const std::int32_t* index, int count, bool exact, ProductScratch& scratch,
-                    float (*out)[kTileOutputs]) const {
-  const DTypeInfo& type = dtype_info(weight.type);
-  const auto row_bytes = static_cast<std::int64_t>(weight.in / type.block_elements * type.block_bytes);
-  const auto* base =
-      static_cast<const std::uint8_t*>(weight.data) + (matrix * weight.out + first_output) * row_bytes;
-  FloatDotArgs dot{.weights = base,
-                   .weight_stride = row_bytes,
-                   .outputs = outputs,
-                   .depth = weight.in,
-                   .x = x.x,
-                   .x_stride = x.stride,
-                   .index = index,
-                   .count = count,
-                   .out = out[0],
-                   .add = false};
-  if (weight.type == DType::kF32) return kernels_.dot_f32(dot);
-  if (weight.type == DType::kF16) return kernels_.dot_f16(dot);
-  if (weight.type == DType::kBF16) return kernels_.dot_bf16(dot);
+void Products::compute(const OutputRange& range, const Activations& x, const std::int32_t* index, int count, bool exact,
+                       ProductScratch& scratch, TileResults& out) const {
+  if (is_float(range.weight->type)) compute_float(range, x, index, count, out);
+  else if (uses_int8(*range.weight, exact)) compute_int8(range, x, index, count, scratch, out);
+  else compute_exact(range, x, index, count, scratch, out);
+}
 
-  const bool int8 = uses_int8(weight, exact);
-  const auto block_bytes = static_cast<std::int64_t>(kPanelDepth / type.block_elements * type.block_bytes);
-  const PanelFormat format = panel_format(weight.type);
-  if (int8) std::fill_n(out[0], std::int64_t{count} * kTileOutputs, 0.0F);
-  for (std::int64_t start = 0, b = 0; start < weight.in; start += kPanelDepth, ++b) {
-    const int depth = static_cast<int>(std::min<std::int64_t>(kPanelDepth, weight.in - start));
-    const std::uint8_t* block = base + b * block_bytes;
-    if (int8) {
-      kernels_.unpack[format]({block, row_bytes, outputs, depth, iq2_}, &scratch.panel);
-      kernels_.panel_dot[format]({&scratch.panel, depth, x.blocks + b * x.rows, index, count, out[0]});
-      continue;
+void Products::compute_float(const OutputRange& range, const Activations& x, const std::int32_t* index, int count,
+                             TileResults& out) const {
+  const DType type = range.weight->type;
+  const auto dot = type == DType::kF32 ? kernels_.dot_f32 : type == DType::kF16 ? kernels_.dot_f16 : kernels_.dot_bf16;
+  for (int t = 0; t < range.tiles(); ++t)
+    dot({.weights = rows_of(range, t),
+         .weight_stride = bytes_of_row(*range.weight),
+         .outputs = range.width(t),
+         .depth = range.weight->in,
+         .x = x.x,
+         .x_stride = x.stride,
+         .index = index,
+         .count = count,
+         .out = out[t][0],
+         .add = false});
+}
+
+void Products::compute_exact(const OutputRange& range, const Activations& x, const std::int32_t* index, int count,
+                             ProductScratch& scratch, TileResults& out) const {
+  const Weight& w = *range.weight;
+  for (int t = 0; t < range.tiles(); ++t)
+    for (std::int64_t start = 0; start < w.in; start += kPanelDepth) {
+      const int depth = static_cast<int>(std::min<std::int64_t>(kPanelDepth, w.in - start));
+      const std::uint8_t* block = rows_of(range, t) + row_bytes(w.type, static_cast<std::size_t>(start));
+      for (int o = 0; o < range.width(t); ++o)
+        decode_row(w.type, block + o * bytes_of_row(w), scratch.decoded[o], static_cast<std::size_t>(depth));
+      kernels_.dot_f32({.weights = scratch.decoded,
+                        .weight_stride = sizeof scratch.decoded[0],
+                        .outputs = range.width(t),
+                        .depth = depth,
+                        .x = x.x + start,
+                        .x_stride = x.stride,
+                        .index = index,
+                        .count = count,
+                        .out = out[t][0],
+                        .add = start > 0});
     }
-    for (int o = 0; o < outputs; ++o)
-      decode_row(weight.type, block + o * row_bytes, scratch.decoded[o], static_cast<std::size_t>(depth));
-    dot.weights = scratch.decoded;
-    dot.weight_stride = sizeof scratch.decoded[0];
-    dot.depth = depth;
-    dot.x = x.x + start;
-    dot.add = start > 0;
-    kernels_.dot_f32(dot);
+}
+
+/// Where a block of a tile is: in memory, or packed now.
+UnpackArgs Products::block_of(const OutputRange& range, int tile, std::int64_t block, ProductScratch& scratch) const {
+  const Weight& w = *range.weight;
+  const TileShape shape(w.type, w.in, w.out);
+  if (w.layout == kTiles && range.first % kTileOutputs == 0) {
+    auto* base = reinterpret_cast<std::uint8_t*>(static_cast<const TiledMatrix*>(w.data)->memory.data());
+    std::uint8_t* at = base + (range.matrix * shape.tiles + range.first / kTileOutputs + tile) * shape.tile_bytes();
+    return {shape.main(at, block), shape.side(at, block), iq2_};
   }
+  const std::int64_t start = block * kPanelDepth;
+  kernels_.pack[panel_format(w.type)](
+      {.weights = rows_of(range, tile) + row_bytes(w.type, static_cast<std::size_t>(start)),
+       .stride = bytes_of_row(w),
+       .outputs = range.width(tile),
+       .depth = static_cast<int>(std::min<std::int64_t>(kPanelDepth, w.in - start)),
+       .iq2 = iq2_,
+       .main = scratch.main,
+       .side = scratch.side});
+  return {scratch.main, scratch.side, iq2_};
+}
+
+void Products::compute_int8(const OutputRange& range, const Activations& x, const std::int32_t* index, int count,
+                            ProductScratch& scratch, TileResults& out) const {
+  const Weight& w = *range.weight;
+  const PanelFormat format = panel_format(w.type);
+  const bool wide = kernels_.wide_dot[format] != nullptr && count >= kernels_.wide_rows;
+  const auto unpack = wide ? kernels_.unpack_wide[format] : kernels_.unpack[format];
+  const auto dot = wide ? kernels_.wide_dot[format] : kernels_.panel_dot[format];
+  const bool in_memory = w.layout == kTiles && range.first % kTileOutputs == 0;
+  // Weights that are packed on the way share one place: a tile at a time.
+  const int together = in_memory ? range.tiles() : 1;
+  for (int first = 0; first < range.tiles(); first += together) {
+    for (int t = first; t < first + together; ++t) std::fill_n(out[t][0], std::int64_t{count} * kTileOutputs, 0.0F);
+    for (std::int64_t start = 0, b = 0; start < w.in; start += kPanelDepth, ++b) {
+      for (int t = 0; t < together; ++t) unpack(block_of(range, first + t, b, scratch), &scratch.panels[t]);
+      for (int i = 0; i < count;) {
+        const int run = straight_run(index + i, count - i);
+        dot({.panels = scratch.panels,
+             .panel_count = together,
+             .depth = static_cast<int>(std::min<std::int64_t>(kPanelDepth, w.in - start)),
+             .x = x.blocks + b * x.rows + index[i],
+             .step = run > 1 ? index[i + 1] - index[i] : 0,
+             .count = run,
+             .out = out[first][i],
+             .panel_stride = std::int64_t{kInt8RowBlock} * kTileOutputs});
+        i += run;
+      }
+    }
+  }
+}
+
+std::int64_t Products::run_length(const Product& product) const {
+  // Few rows: what counts is reading, in straight runs that are worth taking. Many: what counts is that all threads end
+  // together.
+  constexpr std::int64_t kRunBytes = 64 << 10;
+  if (group(product.count) > 1) return group(product.count);
+  return std::max<std::int64_t>(1, kRunBytes / (bytes_of_row(*product.weight) * kTileOutputs));
 }
 
 std::int64_t Products::tasks(const Product& product) const {
   const std::int64_t rows = row_block(*product.weight, product.exact);
-  return (product.count + rows - 1) / rows * ((product.outputs + kTileOutputs - 1) / kTileOutputs);
+  const std::int64_t outputs = run_length(product) * kTileOutputs;
+  return (product.count + rows - 1) / rows * ((product.outputs + outputs - 1) / outputs);
 }
 
 void Products::one_task(const Product& p, std::int64_t task, ProductScratch& scratch) const {
-  const std::int64_t tiles = (p.outputs + kTileOutputs - 1) / kTileOutputs;
-  const std::int64_t row = task / tiles * row_block(*p.weight, p.exact);
-  const std::int64_t output = task % tiles * kTileOutputs;
+  const std::int64_t run = run_length(p) * kTileOutputs;
+  const std::int64_t runs = (p.outputs + run - 1) / run;
+  const std::int64_t row = task / runs * row_block(*p.weight, p.exact);
   const int count = static_cast<int>(std::min<std::int64_t>(row_block(*p.weight, p.exact), p.count - row));
-  const int outputs = static_cast<int>(std::min<std::int64_t>(kTileOutputs, p.outputs - output));
-  tile(*p.weight, p.matrix, p.first_output + output, outputs, *p.x, p.index + row, count, p.exact, scratch,
-       scratch.tile);
-  for (int i = 0; i < count; ++i) std::copy_n(scratch.tile[i], outputs, p.y + (row + i) * p.y_stride + output);
+  const std::int64_t first = task % runs * run;
+  const std::int64_t last = std::min(p.outputs, first + run);
+  const std::int64_t width = std::int64_t{group(p.count)} * kTileOutputs;
+  for (std::int64_t output = first; output < last; output += width) {
+    const OutputRange range{p.weight, p.matrix, p.first_output + output,
+                            static_cast<int>(std::min(width, last - output))};
+    compute(range, *p.x, p.index + row, count, p.exact, scratch, scratch.results);
+    for (int i = 0; i < count; ++i)
+      for (int t = 0; t < range.tiles(); ++t)
+        std::copy_n(scratch.results[t][i], range.width(t), p.y + (row + i) * p.y_stride + output + t * kTileOutputs);
+  }
 }
 
 void Products::share_tasks(ThreadPool& pool, std::span<const Product> products, ProductScratch& scratch) const {
@@ -126,7 +191,9 @@ void Products::quantise_and_run(ThreadPool& pool, std::span<const Product> produ
   pool.run([&](int thread, int threads) {
     bool quantised = false;
     for (std::size_t i = 0; i < products.size(); ++i) {
-      const auto same = [&](const Product& other) { return other.x == products[i].x && uses_int8(*other.weight, other.exact); };
+      const auto same = [&](const Product& other) {
+        return other.x == products[i].x && uses_int8(*other.weight, other.exact);
+      };
       const auto before = products.first(i);
       if (!same(products[i]) || std::any_of(before.begin(), before.end(), same)) continue;
       quantise(*products[i].x, thread, threads);

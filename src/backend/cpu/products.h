@@ -2,16 +2,19 @@
 //
 // Three ways, chosen by the weight's type:
 //   float   f32, f16 and bf16 weights against f32 activations
-//   int8    quantised weights against int8 activations: a panel of weights is unpacked once for all rows of the tile
+//   int8    quantised weights against int8 activations: a panel of weights is unpacked once for all rows of the tile,
+//           from weights in tiles, or from rows that are packed on the way (slower)
 //   exact   quantised weights decoded to f32 (--quality, and where routing hangs on the last bits)
 // In each, the sum of one output of one row has a fixed order that does not depend on the other rows or outputs.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/scratch.h"
+#include "backend/cpu/tiles.h"
 #include "backend/tensor.h"
 #include "base/thread_pool.h"
 
@@ -19,11 +22,11 @@ namespace ds4::cpu {
 
 /// Rows of f32 activations, and room for their int8 form.
 struct Activations {
-  const float* x = nullptr;       // row r is at x + r * stride
+  const float* x = nullptr;  // row r is at x + r * stride
   std::int64_t stride = 0;
   std::int64_t rows = 0;
   std::int64_t cols = 0;
-  QuantBlock* blocks = nullptr;   // [ceil(cols / kPanelDepth)][rows]
+  QuantBlock* blocks = nullptr;  // [ceil(cols / kPanelDepth)][rows]
 };
 
 /// Blocks for `rows` rows of `cols` activations.
@@ -45,16 +48,32 @@ struct Product {
   bool exact = false;
 };
 
+/// Consecutive outputs of a weight: up to kTileGroup tiles.
+struct OutputRange {
+  const Weight* weight = nullptr;
+  std::int64_t matrix = 0;
+  std::int64_t first = 0;
+  int outputs = kTileOutputs;
+  int tiles() const { return (outputs + kTileOutputs - 1) / kTileOutputs; }
+  /// Outputs of one of them.
+  int width(int tile) const { return std::min(kTileOutputs, outputs - tile * kTileOutputs); }
+};
+
 /// Rows computed together: activations of that many stay in the L2 cache while all weights pass by once.
 inline constexpr int kFloatRowBlock = 64;
 inline constexpr int kInt8RowBlock = 256;
 
+/// Results of up to kTileGroup tiles.
+using TileResults = float[kTileGroup][kInt8RowBlock][kTileOutputs];
+
 /// One thread's working memory.
 struct ProductScratch {
-  Panel panel;
+  Panel panels[kTileGroup];
+  alignas(64) std::uint8_t main[kMaxMainBytes];  // a block that is packed on the way
+  alignas(64) std::uint8_t side[kMaxSideBytes];
   float decoded[kTileOutputs][kPanelDepth];
-  float tile[kInt8RowBlock][kTileOutputs];
-  float second_tile[kInt8RowBlock][kTileOutputs];
+  TileResults results;
+  TileResults second_results;
 };
 
 class Products {
@@ -70,10 +89,11 @@ class Products {
   /// This thread's part of filling x.blocks.
   void quantise(const Activations& x, int thread, int threads) const;
 
-  /// out[i][o] for at most row_block() rows; the first `outputs` columns are valid.
-  void tile(const Weight& weight, std::int64_t matrix, std::int64_t first_output, int outputs, const Activations& x,
-            const std::int32_t* index, int count, bool exact, ProductScratch& scratch,
-            float (*out)[kTileOutputs]) const;
+  /// out[t][i][o] for at most row_block() rows; of the last tile only the columns that exist.
+  void compute(const OutputRange& range, const Activations& x, const std::int32_t* index, int count, bool exact,
+               ProductScratch& scratch, TileResults& out) const;
+  /// Tiles that compute() had best be given at once.
+  static int group(std::int64_t rows) { return rows > 4 ? kTileGroup : 1; }
 
   /// All products, as one job of the pool. x.blocks must be filled where they are read.
   void run(ThreadPool& pool, std::span<const Product> products, ProductScratch* scratch) const;
@@ -81,13 +101,22 @@ class Products {
   void quantise_and_run(ThreadPool& pool, std::span<const Product> products, ProductScratch* scratch) const;
 
  private:
+  void compute_float(const OutputRange& range, const Activations& x, const std::int32_t* index, int count,
+                     TileResults& out) const;
+  void compute_exact(const OutputRange& range, const Activations& x, const std::int32_t* index, int count,
+                     ProductScratch& scratch, TileResults& out) const;
+  void compute_int8(const OutputRange& range, const Activations& x, const std::int32_t* index, int count,
+                    ProductScratch& scratch, TileResults& out) const;
+  UnpackArgs block_of(const OutputRange& range, int tile, std::int64_t block, ProductScratch& scratch) const;
   void one_task(const Product& product, std::int64_t task, ProductScratch& scratch) const;
+  /// Output tiles that make one task.
+  std::int64_t run_length(const Product& product) const;
   std::int64_t tasks(const Product& product) const;
   void share_tasks(ThreadPool& pool, std::span<const Product> products, ProductScratch& scratch) const;
 
   const KernelTable& kernels_;
   const bool quality_;
-  Iq2Tables iq2_;
+  const Iq2Tables iq2_;
 };
 
 }  // namespace ds4::cpu

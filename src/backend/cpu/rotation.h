@@ -12,7 +12,8 @@ inline constexpr int kMaxRopePairs = 256;
 
 class Rotation {
  public:
-  /// `frequencies` is [1, pairs]. The angle is an FP32 product, as in the official tables; its sine is then exact to f32.
+  /// `frequencies` is [1, pairs]. The angle is an FP32 product, as in the official tables; its sine is then exact to
+  /// f32.
   Rotation(const Tensor& frequencies, std::int64_t position) : pairs_(static_cast<int>(frequencies.cols)) {
     for (int i = 0; i < pairs_; ++i) {
       const auto angle = static_cast<double>(static_cast<float>(position) * frequencies.data[i]);

@@ -6,6 +6,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "backend/cpu/simd_plain.h"
+
 namespace ds4::cpu {
 namespace {
 
@@ -16,6 +18,7 @@ constexpr int kLanes = 8;
 constexpr int kDotOutputs = 4;
 constexpr int kDotRows = 2;
 constexpr int kPanelRows = 4;
+constexpr int kPanelPair = 1;
 constexpr int kSignedBias = 0;
 
 inline __m256i first_lanes(int n) {
@@ -53,6 +56,9 @@ inline float sum(F32 a) {
   __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
   s = _mm_add_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+inline void sum_four(const F32* a, float* out) {
+  for (int i = 0; i < 4; ++i) out[i] = sum(a[i]);
 }
 inline float largest(F32 a) {
   __m128 s = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));

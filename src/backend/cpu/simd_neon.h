@@ -7,6 +7,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "backend/cpu/simd_plain.h"
+
 namespace ds4::cpu {
 namespace {
 
@@ -17,6 +19,7 @@ constexpr int kLanes = 4;
 constexpr int kDotOutputs = 4;
 constexpr int kDotRows = 4;
 constexpr int kPanelRows = 4;
+constexpr int kPanelPair = 2;
 constexpr int kSignedBias = 0;
 
 inline F32 zero() { return vdupq_n_f32(0.0F); }
@@ -55,6 +58,9 @@ inline F32 larger(F32 a, F32 b) { return vmaxq_f32(a, b); }
 inline F32 smaller(F32 a, F32 b) { return vminq_f32(a, b); }
 inline F32 magnitude(F32 a) { return vabsq_f32(a); }
 inline float sum(F32 a) { return vaddvq_f32(a); }
+inline void sum_four(const F32* a, float* out) {
+  for (int i = 0; i < 4; ++i) out[i] = sum(a[i]);
+}
 inline float largest(F32 a) { return vmaxvq_f32(a); }
 inline F32 shift_to_power(F32 shifted) {
   const int32x4_t bits = vsubq_s32(vreinterpretq_s32_f32(shifted), vdupq_n_s32(0x4B400000 - 127));
@@ -98,8 +104,8 @@ inline F32 load_e4m3(const uint8_t* p) {
   uint32_t four;
   memcpy(&four, p, 4);
   const uint16x4_t code = vget_low_u16(vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(four))));
-  const uint16x4_t half = vorr_u16(vshl_n_u16(vand_u16(code, vdup_n_u16(0x7f)), 7),
-                                   vshl_n_u16(vand_u16(code, vdup_n_u16(0x80)), 8));
+  const uint16x4_t half =
+      vorr_u16(vshl_n_u16(vand_u16(code, vdup_n_u16(0x7f)), 7), vshl_n_u16(vand_u16(code, vdup_n_u16(0x80)), 8));
   return vmulq_n_f32(widen_f16(half), 256.0F);
 }
 
@@ -118,7 +124,9 @@ inline void transpose_panel(const uint8_t* rows, int fours, uint8_t* out) {
       const auto row = [&](int i) { return vreinterpretq_u32_u8(vld1q_u8(rows + (quarter * 4 + i) * 256 + base * 4)); };
       const uint32x4x2_t a = vtrnq_u32(row(0), row(1));
       const uint32x4x2_t b = vtrnq_u32(row(2), row(3));
-      const auto put = [&](int k, uint32x4_t x) { vst1q_u8(out + (base + k) * 64 + quarter * 16, vreinterpretq_u8_u32(x)); };
+      const auto put = [&](int k, uint32x4_t x) {
+        vst1q_u8(out + (base + k) * 64 + quarter * 16, vreinterpretq_u8_u32(x));
+      };
       put(0, vcombine_u32(vget_low_u32(a.val[0]), vget_low_u32(b.val[0])));
       put(1, vcombine_u32(vget_low_u32(a.val[1]), vget_low_u32(b.val[1])));
       put(2, vcombine_u32(vget_high_u32(a.val[0]), vget_high_u32(b.val[0])));

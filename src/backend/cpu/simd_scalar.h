@@ -6,14 +6,17 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "backend/cpu/simd_plain.h"
+
 namespace ds4::cpu {
 namespace {
 
-constexpr int kLanes = 8;         // of a vector; divides kTileOutputs
-constexpr int kDotOutputs = 2;    // tile of the float products: what fits the registers
+constexpr int kLanes = 8;       // of a vector; divides kTileOutputs
+constexpr int kDotOutputs = 2;  // tile of the float products: what fits the registers
 constexpr int kDotRows = 2;
-constexpr int kPanelRows = 2;     // rows that share one load of a panel
-constexpr int kSignedBias = 0;    // what unpacking adds to signed values so that dot_signed can use them
+constexpr int kPanelRows = 2;   // rows that share one load of a panel
+constexpr int kPanelPair = 1;   // panels that share one load of the activations
+constexpr int kSignedBias = 0;  // what packing adds to signed values so that dot_signed can use them
 
 struct F32 {
   float v[kLanes];
@@ -48,37 +51,70 @@ inline float half_to_float(uint16_t h) {
   return from_bits(sign | to_bits(from_bits(magnitude) * 0x1p112F));
 }
 
-inline F32 zero() { return each([](int) { return 0.0F; }); }
-inline F32 splat(float x) { return each([=](int) { return x; }); }
-inline F32 load(const float* p) { return each([=](int i) { return p[i]; }); }
+inline F32 zero() {
+  return each([](int) { return 0.0F; });
+}
+inline F32 splat(float x) {
+  return each([=](int) { return x; });
+}
+inline F32 load(const float* p) {
+  return each([=](int i) { return p[i]; });
+}
 /// The first n values, then zeros; reads no more than n.
-inline F32 load_some(const float* p, int n) { return each([=](int i) { return i < n ? p[i] : 0.0F; }); }
+inline F32 load_some(const float* p, int n) {
+  return each([=](int i) { return i < n ? p[i] : 0.0F; });
+}
 inline void store(float* p, F32 x) { memcpy(p, x.v, sizeof x.v); }
 inline void store_some(float* p, F32 x, int n) { memcpy(p, x.v, static_cast<size_t>(n) * 4); }
-inline F32 load_f16(const uint16_t* p) { return each([=](int i) { return half_to_float(p[i]); }); }
+inline F32 load_f16(const uint16_t* p) {
+  return each([=](int i) { return half_to_float(p[i]); });
+}
 inline F32 load_some_f16(const uint16_t* p, int n) {
   return each([=](int i) { return i < n ? half_to_float(p[i]) : 0.0F; });
 }
 inline float bf16_bits(uint16_t h) { return from_bits(static_cast<uint32_t>(h) << 16); }
-inline F32 load_bf16(const uint16_t* p) { return each([=](int i) { return bf16_bits(p[i]); }); }
-inline F32 load_some_bf16(const uint16_t* p, int n) { return each([=](int i) { return i < n ? bf16_bits(p[i]) : 0.0F; }); }
+inline F32 load_bf16(const uint16_t* p) {
+  return each([=](int i) { return bf16_bits(p[i]); });
+}
+inline F32 load_some_bf16(const uint16_t* p, int n) {
+  return each([=](int i) { return i < n ? bf16_bits(p[i]) : 0.0F; });
+}
 
-inline F32 add(const F32& a, const F32& b) { return each([&](int i) { return a.v[i] + b.v[i]; }); }
-inline F32 sub(const F32& a, const F32& b) { return each([&](int i) { return a.v[i] - b.v[i]; }); }
-inline F32 mul(const F32& a, const F32& b) { return each([&](int i) { return a.v[i] * b.v[i]; }); }
-inline F32 div(const F32& a, const F32& b) { return each([&](int i) { return a.v[i] / b.v[i]; }); }
+inline F32 add(const F32& a, const F32& b) {
+  return each([&](int i) { return a.v[i] + b.v[i]; });
+}
+inline F32 sub(const F32& a, const F32& b) {
+  return each([&](int i) { return a.v[i] - b.v[i]; });
+}
+inline F32 mul(const F32& a, const F32& b) {
+  return each([&](int i) { return a.v[i] * b.v[i]; });
+}
+inline F32 div(const F32& a, const F32& b) {
+  return each([&](int i) { return a.v[i] / b.v[i]; });
+}
 /// a * b + c
-inline F32 madd(const F32& a, const F32& b, const F32& c) { return each([&](int i) { return a.v[i] * b.v[i] + c.v[i]; }); }
+inline F32 madd(const F32& a, const F32& b, const F32& c) {
+  return each([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
+}
 /// c - a * b
 inline F32 nmadd(const F32& a, const F32& b, const F32& c) {
   return each([&](int i) { return c.v[i] - a.v[i] * b.v[i]; });
 }
 /// A NaN in b wins, one in a does not.
-inline F32 larger(const F32& a, const F32& b) { return each([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; }); }
-inline F32 smaller(const F32& a, const F32& b) { return each([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; }); }
-inline F32 magnitude(const F32& a) { return each([&](int i) { return from_bits(to_bits(a.v[i]) & 0x7fffffff); }); }
+inline F32 larger(const F32& a, const F32& b) {
+  return each([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline F32 smaller(const F32& a, const F32& b) {
+  return each([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline F32 magnitude(const F32& a) {
+  return each([&](int i) { return from_bits(to_bits(a.v[i]) & 0x7fffffff); });
+}
 inline float sum(const F32& a) {
   return ((a.v[0] + a.v[4]) + (a.v[2] + a.v[6])) + ((a.v[1] + a.v[5]) + (a.v[3] + a.v[7]));
+}
+inline void sum_four(const F32* a, float* out) {
+  for (int i = 0; i < 4; ++i) out[i] = sum(a[i]);
 }
 inline float largest(const F32& a) {
   float m = a.v[0];
@@ -95,7 +131,9 @@ inline I32 splat_int(int32_t x) {
   for (int i = 0; i < kLanes; ++i) r.v[i] = x;
   return r;
 }
-inline F32 to_float(const I32& a) { return each([&](int i) { return static_cast<float>(a.v[i]); }); }
+inline F32 to_float(const I32& a) {
+  return each([&](int i) { return static_cast<float>(a.v[i]); });
+}
 /// 4 * kLanes bytes of a panel: four inputs of each of kLanes outputs.
 inline I32 load_panel(const uint8_t* p) {
   I32 r;
@@ -119,10 +157,11 @@ inline I32 dot_signed(const I32& acc, const I32& w, const I32& x) {
     for (int k = 0; k < 4; ++k) r.v[i] += a[4 * i + k] * b[4 * i + k];
   return r;
 }
-/// The same for weights from 0 to 15.
+/// The same for weights from 0 to 45, without a bias.
 inline I32 dot_unsigned(const I32& acc, const I32& w, const I32& x) { return dot_signed(acc, w, x); }
 
-/// Stores kLanes values rounded to the nearest even integer (they lie in ±127; a NaN gives anything) and returns their sum.
+/// Stores kLanes values rounded to the nearest even integer (they lie in ±127; a NaN gives anything) and returns their
+/// sum.
 inline int32_t store_rounded(int8_t* p, const F32& x) {
   int32_t total = 0;
   for (int i = 0; i < kLanes; ++i) {

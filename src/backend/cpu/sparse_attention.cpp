@@ -1,6 +1,6 @@
 // Attention of every query over its compressed rows and its window (§2.5 steps 8 to 10, §2.8). Keys are taken in blocks
-// of kKeyBlock from the query's own list, compressed rows first, both in ascending order, with a running softmax: what is
-// computed for one head depends on nothing but that list.
+// of kKeyBlock from the query's own list, compressed rows first, both in ascending order, with a running softmax: what
+// is computed for one head depends on nothing but that list.
 #include <algorithm>
 #include <cmath>
 #include <limits>

@@ -1,5 +1,5 @@
-// The exact k highest of a list of scores, ties to the lower number: three passes of a radix selection, so that memory and
-// time stay linear and nothing is sorted.
+// The exact k highest of a list of scores, ties to the lower number: three passes of a radix selection, so that memory
+// and time stay linear and nothing is sorted.
 #pragma once
 
 #include <cstdint>

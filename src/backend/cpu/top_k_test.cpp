@@ -37,7 +37,8 @@ TEST(TopK, AgreesWithSorting) {
     const int kinds = seed % 2 == 0 ? 7 : 100000;
     std::vector<float> scores;
     for (int i = 0; i < count; ++i) {
-      const auto kind = static_cast<int>(random_bits(seed, 2, static_cast<std::uint64_t>(i)) % static_cast<std::uint64_t>(kinds));
+      const auto kind =
+          static_cast<int>(random_bits(seed, 2, static_cast<std::uint64_t>(i)) % static_cast<std::uint64_t>(kinds));
       scores.push_back(static_cast<float>(kind - kinds / 2) * (i % 3 == 0 ? 1e-20F : 1.0F));
     }
     ASSERT_EQ(selected(scores, k), sorted_selection(scores, k)) << "seed " << seed;

@@ -1,0 +1,53 @@
+// Quantised weights rearranged for streaming: see kernels.h for how a tile lies in memory. A matrix in tiles remembers
+// the rows it was made from: what is rarely asked (exact decoding, outputs that begin inside a tile) is read there.
+//
+// Made once by load(), by all threads of the pool, in huge pages; immutable afterwards, any thread may read it.
+#pragma once
+
+#include <cstdint>
+
+#include "backend/cpu/kernels.h"
+#include "backend/cpu/memory.h"
+#include "backend/tensor.h"
+#include "base/result.h"
+#include "base/thread_pool.h"
+
+namespace ds4::cpu {
+
+/// Weight::layout of the CPU backend.
+enum WeightLayout : std::uint32_t { kRows = 0, kTiles = 1 };
+
+/// Whether there are tiles for this type of weight.
+bool has_tiles(DType type);
+PanelFormat panel_format(DType type);
+/// The tables that packing and unpacking read.
+Iq2Tables iq2_tables();
+
+/// Sizes of a matrix in tiles.
+struct TileShape {
+  TileBytes bytes;
+  std::int64_t blocks = 0;  // of kPanelDepth inputs
+  std::int64_t tiles = 0;   // of one matrix
+  TileShape(DType type, std::int64_t in, std::int64_t out)
+      : bytes(kTileBytes[panel_format(type)]),
+        blocks((in + kPanelDepth - 1) / kPanelDepth),
+        tiles((out + kTileOutputs - 1) / kTileOutputs) {}
+  std::int64_t tile_bytes() const { return (blocks * (bytes.main + bytes.side) + 63) / 64 * 64; }
+  std::uint8_t* main(std::uint8_t* tile, std::int64_t block) const { return tile + block * bytes.main; }
+  std::uint8_t* side(std::uint8_t* tile, std::int64_t block) const {
+    return tile + blocks * bytes.main + block * bytes.side;
+  }
+};
+
+/// What Weight::data points to when Weight::layout is kTiles.
+struct TiledMatrix {
+  const std::byte* rows = nullptr;  // as in the file
+  HugeMemory memory;                // [count][tiles], each tile_bytes()
+};
+
+/// Bytes that pack_tiles() takes.
+std::uint64_t tiled_bytes(const HostWeight& weight);
+/// Says `weight.done_with` of the rows it has read.
+Result<TiledMatrix> pack_tiles(const HostWeight& weight, const KernelTable& kernels, ThreadPool& pool);
+
+}  // namespace ds4::cpu
