@@ -234,8 +234,8 @@ TEST(Roof, IsTheSlowerOfMemoryAndArithmetic) {
 
 TEST(Roof, LoopsCountWhatTheyDo) {
   for (const ArithmeticPeak& peak : {quantised_peak(), float_peak()}) {
-    EXPECT_GT(peak.run(10), 0) << peak.name;
-    EXPECT_EQ(peak.run(20), 2 * peak.run(10)) << peak.name;
+    EXPECT_GT(peak.run(32), 0) << peak.name;  // some loops count sixteen rounds as one
+    EXPECT_EQ(peak.run(64), 2 * peak.run(32)) << peak.name;
   }
 }
 
