@@ -402,7 +402,7 @@ TEST(ServerStart, RefusesWhatIsNotSafeOrNotThere) {
                {{"-m", nano_model(), "--tls-cert", "/nowhere.pem"}, 2, "--tls-key"},
                {{"-m", nano_model(), "--tls-cert", "/nowhere.pem", "--tls-key", "/nowhere.key"}, 2, "/nowhere.pem"},
                {{"-m", nano_model(), "--tls-cert", nano_model(), "--tls-key", nano_model()}, 2, "ds4-nano.gguf"},
-               {{"-m", nano_model(), "--kv-disk-dir", "/tmp"}, 2, "kv-disk-dir"},
+               {{"-m", nano_model(), "--kv-cache-cold-max-tokens", "9"}, 2, "kv-cache-cold-max-tokens"},
                {{"-m", nano_model(), "-c", "100000000"}, 2, "context"}};
   for (const auto& one : cases) {
     ServerProcess server(one.arguments);
