@@ -221,8 +221,16 @@ int ServerProcess::stop(int signal) {
 }
 
 int ServerProcess::wait() {
+  // A server that should have ended and has not is killed, so that a wrong expectation fails and does not hang.
+  constexpr std::chrono::minutes kLimit{2};
+  const auto start = std::chrono::steady_clock::now();
   int status = 0;
-  while (waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
+  for (pid_t ended = 0; ended != pid_;) {
+    ended = waitpid(pid_, &status, WNOHANG);
+    if (ended < 0 && errno != EINTR) break;
+    if (ended == pid_) break;
+    if (std::chrono::steady_clock::now() - start > kLimit) ::kill(pid_, SIGKILL);
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
   pid_ = -1;
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
