@@ -1,9 +1,10 @@
 // Matrix times activations, in two ways. Which one runs depends on the matrix and on the number of rows only, and
-// every output is one sum in a fixed order: a row's result does not depend on its neighbours among up to kFewRows rows.
+// every output is one sum in a fixed order: a row's result does not depend on its neighbours among up to kFewRows rows. Gate
+// and up of the routed experts are the exception: how many warps share a sum depends on the number of (row, expert) pairs.
 //
 //   file_product    the weights as in the file, against f32: exact products, slow. Matrices that are not tiled.
 //   half_product    tiles against f16 on the tensor cores, f32 sums: up to kFewRows rows weights stream once through
-//                   registers (bound by memory), beyond that through shared memory with 64 rows at a time.
+//                   registers (bound by memory), beyond that with up to rows_of_block() rows at a time (many_rows.h).
 #pragma once
 
 #include <cuda_fp16.h>
