@@ -60,7 +60,6 @@ struct Scratch {
   __half* shared_hidden;  // [rows, shared_ff]
   float* pair_out;        // [rows * used, max(d, expert_ff)]
   float* shared_float;    // [rows, shared_ff]
-  std::int32_t* offsets;
   std::int32_t* cursors;
   std::int32_t* pair_row;
   float* pair_weight;

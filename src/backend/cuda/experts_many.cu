@@ -12,7 +12,7 @@ __global__ void count_kernel(const std::int32_t* experts, int pairs, std::int32_
   if (i < pairs) atomicAdd(counts + experts[i], 1);
 }
 
-/// One block, a thread an expert at a time: counts become offsets, cursors and items of up to block_rows pairs.
+/// One block, a thread an expert at a time: counts become cursors and items of up to block_rows pairs.
 __global__ void __launch_bounds__(1024) plan_kernel(ManyExperts e, int experts, int block_rows) {
   __shared__ int places[1024];
   __shared__ int items[1024];
@@ -32,15 +32,11 @@ __global__ void __launch_bounds__(1024) plan_kernel(ManyExperts e, int experts, 
   }
   const int first = places[i] - count;
   if (i < experts) {
-    e.offsets[i] = first;
     e.cursors[i] = first;
     for (int g = 0; g < groups; ++g)
       e.items[items[i] - groups + g] = make_int4(i, first + g * block_rows, min(block_rows, count - g * block_rows), 0);
   }
-  if (i == 1023) {
-    e.offsets[experts] = places[i];
-    *e.item_count = items[i];
-  }
+  if (i == 1023) *e.item_count = items[i];
 }
 
 __global__ void place_kernel(ManyExperts e) {

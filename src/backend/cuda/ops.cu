@@ -490,7 +490,6 @@ void CudaBackend::experts(const ExpertsArgs& args) {
                   .hidden = scratch_.hidden,
                   .shared_hidden = scratch_.shared_hidden,
                   .pair_out = scratch_.pair_out,
-                  .offsets = scratch_.offsets,
                   .cursors = scratch_.cursors,
                   .pair_row = scratch_.pair_row,
                   .pair_weight = scratch_.pair_weight,

@@ -103,7 +103,6 @@ struct ManyExperts {
   __half* hidden;          // [rows * used, expert_ff], sorted
   __half* shared_hidden;   // [rows, shared_ff]
   float* pair_out;         // [rows * used, d], sorted
-  std::int32_t* offsets;   // [experts + 1]
   std::int32_t* cursors;   // [experts]
   std::int32_t* pair_row;  // [rows * used]: row of the pair at a sorted place
   float* pair_weight;      // [rows * used]

@@ -45,7 +45,6 @@ Scratch carve_scratch(const BackendConfig& config, int multiprocessors, std::byt
   take(s.shared_hidden, rows * d.shared_ff);
   take(s.pair_out, pairs * std::max(d.hidden, d.expert_ff));
   take(s.shared_float, rows * d.shared_ff);
-  take(s.offsets, d.experts + 1);
   take(s.cursors, d.experts);
   take(s.pair_row, pairs);
   take(s.pair_weight, pairs);
