@@ -16,6 +16,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "backend/dims.h"
 #include "backend/kv_layout.h"
@@ -34,7 +35,7 @@ struct Segment {
   std::int64_t end_position() const { return first_position + rows; }
 };
 
-/// One step. Views stay valid until wait().
+/// One step. Views stay valid until its last op has been asked for.
 struct BatchView {
   int rows = 0;
   std::span<const std::int32_t> tokens;     // [rows]
@@ -42,7 +43,8 @@ struct BatchView {
   std::span<const Segment> segments;
   std::span<const std::int32_t> logit_rows;  // rows whose logits are wanted, ascending
   /// The caller makes the same calls, with the same arguments, for every batch of so many rows and logit rows whose
-  /// segments have one row each, and reads nothing before the last: a device may record such a step and replay it.
+  /// segments have one row each, and neither reads nor hands on anything before the last: a device may record such a step
+  /// and replay it.
   bool repeatable = false;
 };
 
@@ -183,6 +185,9 @@ class Backend {
   /// "reference", "cpu/avx512", ...: what runs, for people.
   virtual std::string name() const = 0;
 
+  /// How many rows of a prompt it computes together at a good speed: what a prefill chunk is unless somebody says otherwise.
+  virtual int good_rows() const { return 512; }
+
   /// Whether experts() can fill ExpertsArgs::inner.
   virtual bool shows_inner() const { return false; }
 
@@ -200,6 +205,10 @@ class Backend {
   virtual void upload(void* device, const void* host, std::size_t bytes) = 0;
   /// Waits for the work before it; reports device faults.
   virtual Status download(void* host, const void* device, std::size_t bytes) = 0;
+  /// Copies to `to`, on this device, `bytes` at `data` that `from` has been asked to compute so far, before anything that is
+  /// asked of this device next; what `from` is asked next leaves them alone until then. By way of the host, where devices
+  /// know no shorter one.
+  virtual Status receive(void* to, Backend& from, const void* data, std::size_t bytes);
 
   // --- KV memory: pages and tails are numbered slots; the owner counts references
   virtual Result<std::int32_t> new_page() = 0;  // zeroed
@@ -233,12 +242,15 @@ class Backend {
 };
 
 struct BackendOptions {
-  std::string device = "cpu";  // "cpu", "reference", "cuda" or "cuda:N"
+  std::string device = "cpu";  // "cpu", "reference", "cuda" (the first card) or "cuda:N"
   int threads = 0;             // 0: one per physical core
   std::string isa;             // cpu: force "scalar", "avx2", "avx512" or "neon"; empty: best (or DS4_CPU_ISA)
   bool quality = false;        // exact kernels: quantised weights against f32 activations
   bool repack = true;          // cpu: copy quantised weights into the layout that is read fastest; not with quality
 };
+
+/// The devices of a list such as "cuda:0,cuda:1"; "cuda:all" stands for every card there is.
+Result<std::vector<std::string>> device_names(std::string_view list);
 
 /// The only place that knows the device folders. An unknown or unusable device is an Error that lists what exists.
 Result<std::unique_ptr<Backend>> create_backend(const BackendOptions& options);

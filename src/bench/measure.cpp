@@ -65,8 +65,7 @@ ModelOptions plan_model(const Options& options, const std::vector<Frontier>& fro
   // All sequences at the frontier; their forks, which share all but the pages they write; and one more prefill.
   model.max_sequences = 2 * options.sequences + 1;
   model.max_tokens = kPageTokens * (sequences * (pages(longest) + pages(decoded) + 1) + pages(most_prefill) + 1);
-  if (devices > 1)
-    for (int layer = 0; layer < layers; ++layer) model.layer_backend.push_back(layer * devices / layers);
+  spread_layers(model, layers, devices);
   return model;
 }
 

@@ -10,7 +10,7 @@ std::string_view op_name(Op op) {
   constexpr std::array<std::string_view, static_cast<std::size_t>(Op::kCount)> kNames = {
       "begin",        "embed",          "hc_pre",     "rms_norm",    "query_heads", "window_kv",     "compress.4",
       "compress.128", "compress.index", "index_topk", "attention.0", "attention.4", "attention.128", "attention_output",
-      "hc_post",      "route",          "experts",    "hc_head",     "logits",      "download",      "upload",
+      "hc_post",      "route",          "experts",    "hc_head",     "logits",      "download",      "receive",
       "wait"};
   return kNames[static_cast<std::size_t>(op)];
 }
@@ -68,8 +68,11 @@ void ProfilingBackend::begin(const BatchView& batch) {
   measure(Op::kBegin, [&] { inner_->begin(step); });
 }
 
-void ProfilingBackend::upload(void* device, const void* host, std::size_t bytes) {
-  measure(Op::kUpload, [&] { inner_->upload(device, host, bytes); });
+Status ProfilingBackend::receive(void* to, Backend& from, const void* data, std::size_t bytes) {
+  Status status;
+  auto* profiled = dynamic_cast<ProfilingBackend*>(&from);
+  measure(Op::kReceive, [&] { status = inner_->receive(to, profiled != nullptr ? *profiled->inner_ : from, data, bytes); });
+  return status;
 }
 
 Status ProfilingBackend::download(void* host, const void* device, std::size_t bytes) {

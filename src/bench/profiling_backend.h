@@ -39,7 +39,7 @@ enum class Op {
   kHcHead,
   kLogits,
   kDownload,
-  kUpload,
+  kReceive,
   kWait,
   kCount,
 };
@@ -66,14 +66,16 @@ class ProfilingBackend final : public Backend {
   Profile take();
 
   std::string name() const override { return inner_->name(); }
+  int good_rows() const override { return inner_->good_rows(); }
   std::optional<std::uint64_t> available_memory() const override { return inner_->available_memory(); }
   std::uint64_t weight_bytes(const HostWeight& weight) const override { return inner_->weight_bytes(weight); }
   std::uint64_t scratch_bytes(const BackendConfig& config) const override { return inner_->scratch_bytes(config); }
   Result<Weight> load(const HostWeight& weight) override { return inner_->load(weight); }
   Status configure(const BackendConfig& config) override;
   Result<Buffer> allocate(std::size_t bytes) override { return inner_->allocate(bytes); }
-  void upload(void* device, const void* host, std::size_t bytes) override;
+  void upload(void* device, const void* host, std::size_t bytes) override { inner_->upload(device, host, bytes); }
   Status download(void* host, const void* device, std::size_t bytes) override;
+  Status receive(void* to, Backend& from, const void* data, std::size_t bytes) override;
 
   Result<std::int32_t> new_page() override { return inner_->new_page(); }
   void free_page(std::int32_t page) override { inner_->free_page(page); }

@@ -106,12 +106,18 @@ Result<Loaded> load_model(const gguf::File& file, const Options& options, const 
   DS4_ASSIGN_OR_RETURN(const ModelShape shape, read_shape(file));
   const ModelOptions model =
       plan_model(options, frontiers, static_cast<int>(backends.size()), static_cast<int>(shape.layers.size()));
-  DS4_ASSIGN_OR_RETURN(loaded.plan, Model::plan(file, backends, model));
+  const auto count = [&]() -> Status {
+    DS4_ASSIGN_OR_RETURN(const std::vector<MemoryPlan> plans, Model::plan(file, backends, model));
+    loaded.plan = {};
+    for (const MemoryPlan& plan : plans) loaded.plan += plan;
+    return {};
+  };
+  DS4_RETURN_IF_ERROR(count());
   const auto available = available_memory();
   const auto fits = [&] { return !options.on_host() || !available || loaded.plan.total() <= *available; };
   if (!fits() && options.backend.repack) {  // as the engine does
     DS4_ASSIGN_OR_RETURN(backends, make_backends(options, false, loaded.profilers));
-    DS4_ASSIGN_OR_RETURN(loaded.plan, Model::plan(file, backends, model));
+    DS4_RETURN_IF_ERROR(count());
   }
   if (!fits())
     return Error{ErrorCode::kOutOfMemory,

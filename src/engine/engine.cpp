@@ -1,6 +1,7 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/text.h"
 
@@ -9,9 +10,17 @@ namespace ds4 {
 namespace {
 
 constexpr std::int64_t kDefaultContext = 32768;
-constexpr int kDefaultChunk = 512;
 
-Result<ModelOptions> model_options(const ModelShape& shape, const EngineOptions& options) {
+using Backends = std::vector<std::unique_ptr<Backend>>;
+
+/// What the devices like best; with several, each has a step of it at a time.
+std::int64_t good_chunk(const Backends& backends) {
+  std::int64_t rows = backends.front()->good_rows();
+  for (const auto& backend : backends) rows = std::min<std::int64_t>(rows, backend->good_rows());
+  return rows * std::ssize(backends);
+}
+
+Result<ModelOptions> model_options(const ModelShape& shape, const EngineOptions& options, const Backends& backends) {
   const std::int64_t trained = shape.context_length > 0 ? shape.context_length : INT64_MAX;
   ModelOptions model;
   model.kv = options.kv;
@@ -19,7 +28,7 @@ Result<ModelOptions> model_options(const ModelShape& shape, const EngineOptions&
   if (model.context < 1 || model.context > trained) {
     return Error{ErrorCode::kUsage, cat("a context of ", model.context, " tokens: this model takes 1 to ", trained)};
   }
-  const std::int64_t chunk = options.prefill_chunk != 0 ? options.prefill_chunk : kDefaultChunk;
+  const std::int64_t chunk = options.prefill_chunk != 0 ? options.prefill_chunk : good_chunk(backends);
   if (chunk < 1) return Error{ErrorCode::kUsage, cat("a prefill chunk of ", chunk, " tokens: expected at least 1")};
   model.max_rows = static_cast<int>(std::min(chunk, model.context));
   model.max_rows = std::max(model.max_rows, options.sessions);  // a row for everybody
@@ -28,24 +37,38 @@ Result<ModelOptions> model_options(const ModelShape& shape, const EngineOptions&
   // A snapshot is a prefix of its session and shares its pages; the model counts one that is only begun for each.
   model.max_tokens = options.sessions * model.context;
   model.expert_tap = options.expert_tap;
+  spread_layers(model, static_cast<int>(shape.layers.size()), static_cast<int>(backends.size()));
   return model;
 }
 
-using Backends = std::vector<std::unique_ptr<Backend>>;
-
 Result<Backends> make_backends(const EngineOptions& options) {
+  DS4_ASSIGN_OR_RETURN(const std::vector<std::string> names, device_names(options.backend.device));
   Backends backends;
-  DS4_ASSIGN_OR_RETURN(backends.emplace_back(), create_backend(options.backend));
+  for (const std::string& name : names) {
+    BackendOptions one = options.backend;
+    one.device = name;
+    DS4_ASSIGN_OR_RETURN(backends.emplace_back(), create_backend(one));
+  }
   return backends;
 }
 
 Result<EnginePlan> plan_with(const ModelFile& file, const EngineOptions& options, const Backends& backends) {
   EnginePlan plan;
-  DS4_ASSIGN_OR_RETURN(plan.model, model_options(file.shape, options));
-  DS4_ASSIGN_OR_RETURN(plan.memory, Model::plan(file.gguf, backends, plan.model));
-  plan.backend = backends.front()->name();
-  plan.available = backends.front()->available_memory();
-  if (!plan.available) plan.available = available_memory(options.memory);
+  DS4_ASSIGN_OR_RETURN(plan.model, model_options(file.shape, options, backends));
+  DS4_ASSIGN_OR_RETURN(const std::vector<MemoryPlan> plans, Model::plan(file.gguf, backends, plan.model));
+  std::optional<double> least_room;
+  for (std::size_t d = 0; d < backends.size(); ++d) {
+    plan.memory += plans[d];
+    plan.backend += cat(d == 0 ? "" : " + ", backends[d]->name());
+    std::optional<std::uint64_t> available = backends[d]->available_memory();
+    if (!available) available = available_memory(options.memory);
+    const double room = available ? static_cast<double>(*available) - static_cast<double>(plans[d].total()) : HUGE_VAL;
+    if (least_room && room >= *least_room) continue;
+    least_room = room;
+    plan.tight = plans[d];
+    plan.available = available;
+    if (backends.size() > 1) plan.tight_name = cat("device ", d, " (", backends[d]->name(), ")");
+  }
   return plan;
 }
 
@@ -54,16 +77,28 @@ struct Planned {
   EnginePlan plan;
 };
 
-/// Repacked weights are read faster than the file's; where there is no room for them, the file's have to do.
-Result<Planned> plan_best(const ModelFile& file, EngineOptions options) {
+Result<Planned> plan_for(const ModelFile& file, const EngineOptions& options) {
   Planned planned;
   DS4_ASSIGN_OR_RETURN(planned.backends, make_backends(options));
   DS4_ASSIGN_OR_RETURN(planned.plan, plan_with(file, options, planned.backends));
-  if (planned.plan.fits() || !options.backend.repack) return planned;
-  options.backend.repack = false;
-  DS4_ASSIGN_OR_RETURN(planned.backends, make_backends(options));
-  DS4_ASSIGN_OR_RETURN(planned.plan, plan_with(file, options, planned.backends));
   return planned;
+}
+
+/// What one card has no room for goes to all of them. Repacked weights are read faster than the file's; where there is no room
+/// for them, the file's have to do.
+Result<Planned> plan_best(const ModelFile& file, EngineOptions options) {
+  DS4_ASSIGN_OR_RETURN(Planned planned, plan_for(file, options));
+  if (planned.plan.fits()) return planned;
+  if (options.backend.device == "cuda") {
+    options.backend.device = "cuda:all";
+    DS4_ASSIGN_OR_RETURN(const auto cards, device_names(options.backend.device));
+    if (cards.size() == 1) return planned;
+    planned.backends.clear();  // what it holds of the first card counts
+    return plan_for(file, options);
+  }
+  if (!options.backend.repack) return planned;
+  options.backend.repack = false;
+  return plan_for(file, options);
 }
 
 }  // namespace
@@ -81,11 +116,11 @@ Result<VerifyReport> verify_model_file(const ModelFile& file, const std::atomic<
 }
 
 std::int64_t EnginePlan::fitting_context() const {
-  const std::uint64_t fixed = need() - memory.kv_pages;
-  if (!available || *available <= fixed || memory.kv_page_bytes == 0) return 0;
-  const std::uint64_t page_bytes = memory.kv_page_bytes;
+  const std::uint64_t fixed = need() - tight.kv_pages;
+  if (!available || *available <= fixed || tight.kv_page_bytes == 0) return 0;
+  const std::uint64_t page_bytes = tight.kv_page_bytes;
   const auto pages = static_cast<std::int64_t>((*available - fixed) / page_bytes);
-  const std::int64_t all_pages = static_cast<std::int64_t>(memory.kv_pages / page_bytes);
+  const std::int64_t all_pages = static_cast<std::int64_t>(tight.kv_pages / page_bytes);
   const std::int64_t for_context = (model.max_tokens + kPageTokens - 1) / kPageTokens;
   const std::int64_t sessions = model.max_tokens / model.context;
   // Sequences need a few pages besides those of their tokens, whatever the context.
@@ -94,10 +129,10 @@ std::int64_t EnginePlan::fitting_context() const {
 }
 
 Error EnginePlan::refusal() const {
-  const std::uint64_t kv = memory.kv_pages + memory.kv_tails;
+  const std::uint64_t kv = tight.kv_pages + tight.kv_tails;
   std::string message =
-      cat("not enough memory: a context of ", model.context, " tokens needs ", human_bytes(need()), " (KV state ",
-          human_bytes(kv), ", weights copied ", human_bytes(memory.weights), ", buffers ", human_bytes(memory.scratch),
+      cat("not enough memory", tight_name.empty() ? "" : cat(" on ", tight_name), ": a context of ", model.context, " tokens needs ", human_bytes(need()), " (KV state ",
+          human_bytes(kv), ", weights copied ", human_bytes(tight.weights), ", buffers ", human_bytes(tight.scratch),
           "), and ", human_bytes(available.value_or(0)), " are available. ");
   if (const std::int64_t context = fitting_context(); context > 0) {
     message += cat("Lower the context: ", context, " tokens fit.");
@@ -109,8 +144,8 @@ Error EnginePlan::refusal() const {
 }
 
 std::string EnginePlan::note() const {
-  if (!available || need() + memory.weights_mapped <= *available) return {};
-  return cat("the weights (", human_bytes(memory.weights_mapped), ") do not fit into the ", human_bytes(*available),
+  if (!available || need() + tight.weights_mapped <= *available) return {};
+  return cat("the weights (", human_bytes(tight.weights_mapped), ") do not fit into the ", human_bytes(*available),
              " of available memory: they will be read from disk again and again, and answers will be slow");
 }
 

@@ -45,23 +45,25 @@ Result<VerifyReport> verify_model_file(const ModelFile& file, const std::atomic<
 struct EngineOptions {
   std::int64_t context = 0;         // tokens of one session; 0: 32768, or fewer when the model was trained on fewer
   KvFormat kv = KvFormat::kPacked;  // how KV rows are stored; the official rounding
-  int prefill_chunk = 0;            // tokens computed together; 0: 512
+  int prefill_chunk = 0;            // tokens computed together; 0: what suits the devices
   bool all_logits = false;          // sessions can evaluate() whole chunks; costs chunk * vocabulary floats
   int sessions = 1;                 // conversations alive at once
   int snapshots = 3;                // resume points kept per session
   bool expert_tap = false;          // see ModelOptions
-  BackendOptions backend;
+  BackendOptions backend;           // `device` may be a list (device_names()): the layers are split between them
   MemorySource memory;
 };
 
 /// What an engine with these options takes, and what there is.
 struct EnginePlan {
   ModelOptions model;
-  MemoryPlan memory;
+  MemoryPlan memory;                       // of all devices
   std::string backend;                     // as Backend::name()
-  std::optional<std::uint64_t> available;  // unknown when the system does not say
+  MemoryPlan tight;                        // of the device that has the least room left
+  std::string tight_name;                  // that device, where there are several
+  std::optional<std::uint64_t> available;  // on that device; unknown when the system does not say
 
-  std::uint64_t need() const { return memory.total(); }
+  std::uint64_t need() const { return tight.total(); }
   bool fits() const { return !available || need() <= *available; }
   /// The longest context that fits, in whole pages; 0 when none does.
   std::int64_t fitting_context() const;

@@ -175,79 +175,152 @@ Status reserve_pages(PagePool& pool, std::vector<std::int32_t>& pages, std::int6
 
 Error cancelled() { return Error{ErrorCode::kCancelled, "cancelled"}; }
 
+/// Rows [first, first + count) of a batch, as the devices see them in one step.
+struct Step {
+  std::int64_t first;
+  std::span<const std::int32_t> tokens;
+  std::span<const std::int32_t> positions;
+  std::vector<std::int32_t> wanted;            // counted from `first`
+  std::vector<std::vector<Segment>> segments;  // [device]
+  bool repeatable;
+  std::int64_t rows() const { return static_cast<std::int64_t>(tokens.size()); }
+};
+
 }  // namespace
+
+/// One call of forward(): its rows, cut into steps that follow each other from device to device. While the second device
+/// works on a step, the first has the next one.
+class Model::Pass {
+ public:
+  Pass(Impl& model, const Rows& rows, std::span<float> logits, const ForwardOptions& options)
+      : m_(model), rows_(rows), logits_(logits), options_(options) {}
+
+  Status run() {
+    const auto count = static_cast<std::int64_t>(rows_.tokens.size());
+    const std::int64_t most = m_.options.rows_of_step();
+    steps_ = static_cast<int>((count + most - 1) / most);
+    for (int i = 0; i < steps_; ++i) {
+      const std::int64_t first = i * most;
+      DS4_RETURN_IF_ERROR(run_step(cut(first, std::min(most, count - first)), i));
+    }
+    for (auto& device : m_.devices) DS4_RETURN_IF_ERROR(device->backend->wait());
+    return {};
+  }
+
+ private:
+  Step cut(std::int64_t first, std::int64_t count) const {
+    Step step;
+    step.first = first;
+    step.tokens = std::span(rows_.tokens).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
+    step.positions = std::span(rows_.positions).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
+    for (const std::int32_t row : rows_.wanted)
+      if (row >= first && row < first + count) step.wanted.push_back(static_cast<std::int32_t>(row - first));
+    step.segments.resize(m_.devices.size());
+    for (const Part& part : rows_.parts) {
+      const std::int64_t from = std::max<std::int64_t>(part.first_row, first);
+      const std::int64_t to = std::min<std::int64_t>(part.first_row + part.rows, first + count);
+      if (from >= to) continue;
+      const Sequence& s = *part.sequence;
+      for (std::size_t d = 0; d < m_.devices.size(); ++d)
+        step.segments[d].push_back({static_cast<int>(from - first), static_cast<int>(to - from),
+                                    s.length_ + (from - part.first_row), s.tails_[d], s.pages_[d]});
+    }
+    step.repeatable = options_.taps.empty() && m_.one_run_each && steps_ == 1;
+    return step;
+  }
+
+  Activations enter(const Step& step, std::size_t device) {
+    m_.devices[device]->backend->begin({static_cast<int>(step.rows()), step.tokens, step.positions, step.segments[device],
+                                        step.wanted, step.repeatable});
+    return for_rows(m_.devices[device]->buffers, step.rows(), static_cast<std::int64_t>(step.wanted.size()));
+  }
+
+  Status run_step(const Step& step, int number) {
+    const std::size_t layers = m_.shape.layers.size();
+    auto here = static_cast<std::size_t>(m_.layer_device[0]);
+    std::vector<bool> entered(m_.devices.size());
+    entered[here] = true;
+    std::vector<Activations> activations(m_.devices.size());
+    activations[here] = enter(step, here);
+    m_.devices[here]->backend->embed({m_.weights.embedding, activations[here].streams});
+    for (std::size_t layer = 0; layer < layers; ++layer) {
+      if (options_.cancel != nullptr && options_.cancel->load(std::memory_order_relaxed)) return cancelled();
+      const auto next = static_cast<std::size_t>(m_.layer_device[layer]);
+      if (next != here) {  // the streams change device
+        if (!entered[next]) activations[next] = enter(step, next);
+        entered[next] = true;
+        const Tensor& streams = activations[here].streams;
+        DS4_RETURN_IF_ERROR(m_.devices[next]->backend->receive(activations[next].streams.data, *m_.devices[here]->backend,
+                                                               streams.data, bytes_of(streams)));
+        here = next;
+      }
+      Device& device = *m_.devices[here];
+      const LayerShape& shape = m_.shape.layers[layer];
+      transformer_layer(*device.backend, m_.weights.layers[layer], shape, static_cast<int>(layer), activations[here],
+                        shape.ratio == 0 ? device.rope_plain : device.rope_yarn);
+      DS4_RETURN_IF_ERROR(show(step, static_cast<int>(layer), *device.backend, activations[here]));
+      if (options_.progress) options_.progress(static_cast<int>((number * layers + layer + 1) / static_cast<std::size_t>(steps_)));
+    }
+    if (step.wanted.empty()) return {};
+    head(*m_.devices[here]->backend, m_.weights, activations[here]);
+    return take_logits(step, *m_.devices[here]->backend, activations[here].logits);
+  }
+
+  static std::size_t bytes_of(const Tensor& t) { return static_cast<std::size_t>(t.rows * t.cols) * sizeof(float); }
+
+  Status show(const Step& step, int layer, Backend& backend, const Activations& a) {
+    const auto width = static_cast<std::size_t>(a.streams.cols);
+    for (const StreamTap& tap : options_.taps) {
+      if (tap.layer != layer) continue;
+      DS4_CHECK(tap.streams.size() == rows_.tokens.size() * width);
+      const std::span<float> to = tap.streams.subspan(static_cast<std::size_t>(step.first) * width);
+      DS4_RETURN_IF_ERROR(backend.download(to.data(), a.streams.data, bytes_of(a.streams)));
+    }
+    return options_.expert_tap ? expert_copies_.show(backend, layer, a, options_.expert_tap) : Status{};
+  }
+
+  Status take_logits(const Step& step, Backend& backend, const Tensor& from) {
+    const auto vocab = static_cast<std::size_t>(m_.shape.dims.vocab);
+    const std::span<float> logits = logits_.first(step.wanted.size() * vocab);
+    logits_ = logits_.subspan(logits.size());
+    DS4_RETURN_IF_ERROR(backend.download(logits.data(), from.data, logits.size_bytes()));
+    for (std::size_t i = 0; i < logits.size(); ++i)
+      if (!std::isfinite(logits[i]))
+        return Error{ErrorCode::kNoDevice,
+                     cat("logit ", i % vocab, " at position ", step.positions[static_cast<std::size_t>(step.wanted[i / vocab])],
+                         ": expected a finite number, found ", logits[i])};
+    return {};
+  }
+
+  Impl& m_;
+  const Rows& rows_;
+  std::span<float> logits_;  // of the steps to come
+  const ForwardOptions& options_;
+  ExpertTapCopies expert_copies_;
+  int steps_ = 1;
+};
 
 Status Model::forward(std::span<const BatchRow> batch, std::span<float> logits, const ForwardOptions& options) {
   Impl& m = *impl_;
   DS4_ASSIGN_OR_RETURN(const Rows rows, arrange(batch, m.shape, m.options));
   DS4_CHECK(logits.size() == rows.wanted.size() * static_cast<std::size_t>(m.shape.dims.vocab));
-  const auto count = static_cast<std::int64_t>(rows.tokens.size());
+  DS4_CHECK(!options.expert_tap || m.options.expert_tap);
 
   TailGuard guard;
-  std::vector<std::vector<Segment>> segments(m.devices.size());
-  std::vector<Activations> activations;
   for (std::size_t d = 0; d < m.devices.size(); ++d) {
     Device& device = *m.devices[d];
     for (const Part& part : rows.parts) {
       Sequence& s = *part.sequence;
       DS4_RETURN_IF_ERROR(reserve_pages(device.pages, s.pages_[d], s.length_, s.length_ + part.rows));
       if (part.rows > kRewindSlack) DS4_RETURN_IF_ERROR(guard.protect(*device.backend, s.tails_[d]));
-      segments[d].push_back({part.first_row, part.rows, s.length_, s.tails_[d], s.pages_[d]});
     }
-    const bool repeatable = options.taps.empty() && m.devices.size() == 1;
-    device.backend->begin({static_cast<int>(count), rows.tokens, rows.positions, segments[d], rows.wanted, repeatable});
-    activations.push_back(for_rows(device.buffers, count, static_cast<std::int64_t>(rows.wanted.size())));
   }
   // Even a step that fails or is cancelled may have written ring entries of these positions.
   for (const Part& part : rows.parts)
     if (part.rows <= kRewindSlack)
       part.sequence->written_ = std::max(part.sequence->written_, part.sequence->length_ + part.rows);
 
-  DS4_CHECK(!options.expert_tap || m.options.expert_tap);
-  ExpertTapCopies expert_copies;
-  const std::size_t layers = m.shape.layers.size();
-  m.device_of(0).backend->embed(
-      {m.weights.embedding, activations[static_cast<std::size_t>(m.layer_device[0])].streams});
-  for (std::size_t layer = 0; layer < layers; ++layer) {
-    if (options.cancel != nullptr && options.cancel->load(std::memory_order_relaxed)) return cancelled();
-    const auto here = static_cast<std::size_t>(m.layer_device[layer]);
-    Device& device = *m.devices[here];
-    Activations& a = activations[here];
-    const std::size_t bytes = static_cast<std::size_t>(a.streams.rows * a.streams.cols) * sizeof(float);
-    if (layer > 0 && m.layer_device[layer - 1] != m.layer_device[layer]) {  // the streams change device
-      const auto there = static_cast<std::size_t>(m.layer_device[layer - 1]);
-      m.stream_copy.resize(bytes / sizeof(float));
-      DS4_RETURN_IF_ERROR(
-          m.devices[there]->backend->download(m.stream_copy.data(), activations[there].streams.data, bytes));
-      device.backend->upload(a.streams.data, m.stream_copy.data(), bytes);
-    }
-    const LayerShape& shape = m.shape.layers[layer];
-    transformer_layer(*device.backend, m.weights.layers[layer], shape, static_cast<int>(layer), a,
-                      shape.ratio == 0 ? device.rope_plain : device.rope_yarn);
-    for (const StreamTap& tap : options.taps) {
-      if (tap.layer != static_cast<int>(layer)) continue;
-      DS4_CHECK(tap.streams.size_bytes() == bytes);
-      DS4_RETURN_IF_ERROR(device.backend->download(tap.streams.data(), a.streams.data, bytes));
-    }
-    if (options.expert_tap)
-      DS4_RETURN_IF_ERROR(expert_copies.show(*device.backend, static_cast<int>(layer), a, options.expert_tap));
-    if (options.progress) options.progress(static_cast<int>(layer) + 1);
-  }
-
-  const auto last = static_cast<std::size_t>(m.layer_device[layers - 1]);
-  if (!rows.wanted.empty()) {
-    head(*m.devices[last]->backend, m.weights, activations[last]);
-    DS4_RETURN_IF_ERROR(
-        m.devices[last]->backend->download(logits.data(), activations[last].logits.data, logits.size_bytes()));
-    for (std::size_t i = 0; i < logits.size(); ++i)
-      if (!std::isfinite(logits[i]))
-        return Error{
-            ErrorCode::kNoDevice,
-            cat("logit ", i % static_cast<std::size_t>(m.shape.dims.vocab), " at position ",
-                rows.positions[static_cast<std::size_t>(rows.wanted[i / static_cast<std::size_t>(m.shape.dims.vocab)])],
-                ": expected a finite number, found ", logits[i])};
-  }
-  for (auto& device : m.devices) DS4_RETURN_IF_ERROR(device->backend->wait());
+  DS4_RETURN_IF_ERROR(Pass(m, rows, logits, options).run());
 
   guard.commit();
   for (const Part& part : rows.parts) {

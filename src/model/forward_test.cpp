@@ -355,6 +355,40 @@ TEST_P(Forward, EveryLayerNamesItsBackend) {
   EXPECT_EQ(feed(**split, *restored, std::span(tokens).first(20), 1), feed(**split, b, std::span(tokens).first(20), 1));
 }
 
+TEST_P(Forward, LongBatchesPassTheDevicesInSteps) {
+  const auto tokens = random_tokens(200);
+  auto whole = load(GetParam());
+  auto a = fresh(*whole);
+  const Logits expected = feed(*whole, a, tokens, 64);
+  std::vector<std::unique_ptr<Backend>> backends;
+  for (int i = 0; i < 2; ++i) backends.push_back(make_backend(GetParam()));
+  ModelOptions options = default_options();
+  spread_layers(options, 4, 2);
+  EXPECT_EQ(options.layer_backend, (std::vector<int>{0, 0, 1, 1}));
+  options.step_rows = 64;
+  auto split = Model::load(model_file(), std::move(backends), options);
+  ASSERT_TRUE(split.ok()) << split.error().message;
+  auto b = fresh(**split);
+  EXPECT_EQ(feed(**split, b, tokens, 200), expected);
+  // Two sequences in one batch: a step ends in the middle of the second.
+  auto c = fresh(**split);
+  auto d = fresh(**split);
+  std::vector<BatchRow> rows;
+  for (auto* sequence : {&c, &d})
+    for (std::size_t i = 0; i < 40; ++i)
+      rows.push_back({sequence, tokens[i], static_cast<std::int64_t>(i), i == 39});
+  std::vector<float> streams(80 * 4 * 64);
+  const std::vector<StreamTap> taps = {{3, streams}};
+  ForwardOptions tapped;
+  tapped.taps = taps;
+  const auto vocab = static_cast<std::size_t>((*split)->shape().dims.vocab);
+  std::vector<float> logits(2 * vocab);
+  ASSERT_TRUE((*split)->forward(rows, logits, tapped).ok());
+  EXPECT_LT(largest_difference(std::span(logits).first(vocab), std::span(logits).last(vocab)), 2e-4F);
+  EXPECT_LT(largest_difference(std::span(streams).first(40 * 256), std::span(streams).last(40 * 256)), 2e-4F);
+  EXPECT_EQ(d.length(), 40);
+}
+
 TEST_P(Forward, TapsSeeTheStreams) {
   const auto tokens = random_tokens(30);
   auto model = load(GetParam());
@@ -452,12 +486,13 @@ TEST(ModelPlan, CountsBeforeAnythingIsAllocated) {
   ModelOptions options = default_options();
   const auto plan = Model::plan(model_file(), backends, options);
   ASSERT_TRUE(plan.ok());
-  EXPECT_GT(plan->weights_mapped, 100000U);
-  EXPECT_GT(plan->kv_pages, 0U);
+  ASSERT_EQ(plan->size(), 1U);
+  EXPECT_GT(plan->front().weights_mapped, 100000U);
+  EXPECT_GT(plan->front().kv_pages, 0U);
   options.max_sequences = 12;
   const auto more = Model::plan(model_file(), backends, options);
-  EXPECT_GT(more->kv_pages, plan->kv_pages);
-  EXPECT_GT(more->kv_tails, plan->kv_tails);
+  EXPECT_GT(more->front().kv_pages, plan->front().kv_pages);
+  EXPECT_GT(more->front().kv_tails, plan->front().kv_tails);
   options.context = 5000;  // trained for 4096
   EXPECT_FALSE(Model::plan(model_file(), backends, options).ok());
 }

@@ -25,6 +25,7 @@ Status check_options(const ModelShape& shape, const ModelOptions& options, std::
     return refuse(cat("sequences: expected 1..1048576, found ", options.max_sequences));
   if (options.max_logit_rows < 1 || options.max_logit_rows > options.max_rows)
     return refuse(cat("logit rows: expected 1..", options.max_rows, ", found ", options.max_logit_rows));
+  if (options.step_rows < 0) return refuse(cat("rows of a step: expected 0 or more, found ", options.step_rows));
   if (!options.layer_backend.empty() && options.layer_backend.size() != shape.layers.size())
     return refuse(
         cat("layer placement: expected ", shape.layers.size(), " entries, found ", options.layer_backend.size()));
@@ -49,7 +50,7 @@ BackendConfig make_config(const ModelShape& shape, const ModelOptions& options, 
   BackendConfig config;
   config.dims = shape.dims;
   config.kv = make_kv_layout(shape, options.kv, mine);
-  config.max_rows = options.max_rows;
+  config.max_rows = options.rows_of_step();
   config.max_logit_rows = options.max_logit_rows;
   config.max_context = options.context;
   config.max_tails = options.max_sequences + rollback_tails(options);
@@ -87,7 +88,7 @@ struct Carved {
 
 Carved carve(const Dims& dims, const ModelOptions& options, void* base) {
   Carver carver(base);
-  const std::int64_t rows = options.max_rows;
+  const std::int64_t rows = options.rows_of_step();
   const std::int64_t wanted = options.max_logit_rows;
   Carved out;
   out.buffers.streams = carver.floats(rows, std::int64_t{dims.hc} * dims.hidden);
@@ -131,28 +132,47 @@ Status prepare_device(Device& device, const ModelShape& shape, const ModelOption
 
 }  // namespace
 
-Result<MemoryPlan> Model::plan(const gguf::File& file, std::span<const std::unique_ptr<Backend>> backends,
-                               const ModelOptions& options) {
+void spread_layers(ModelOptions& options, int layers, int devices) {
+  constexpr int kFewestRows = 512;  // fewer leave a device waiting for its weights
+  if (devices < 2) return;
+  options.layer_backend.clear();
+  for (int layer = 0; layer < layers; ++layer) options.layer_backend.push_back(layer * devices / layers);
+  const int steps = 2 * devices;  // with so many, a device waits for its neighbours a fifth to a third of the time
+  options.step_rows = std::max(kFewestRows, (options.max_rows + steps - 1) / steps);
+}
+
+MemoryPlan& MemoryPlan::operator+=(const MemoryPlan& other) {
+  weights_mapped += other.weights_mapped;
+  weights += other.weights;
+  kv_pages += other.kv_pages;
+  kv_tails += other.kv_tails;
+  scratch += other.scratch;
+  kv_page_bytes += other.kv_page_bytes;
+  return *this;
+}
+
+Result<std::vector<MemoryPlan>> Model::plan(const gguf::File& file, std::span<const std::unique_ptr<Backend>> backends,
+                                            const ModelOptions& options) {
   DS4_ASSIGN_OR_RETURN(const ModelShape shape, read_shape(file));
   DS4_RETURN_IF_ERROR(check_options(shape, options, backends.size()));
   const std::vector<int> layer_device = placement(shape, options);
-  MemoryPlan plan;
+  std::vector<MemoryPlan> plans(backends.size());
   const auto count_weight = [&](const HostWeight& weight, int layer) -> Result<Weight> {
-    const auto& backend = backends[static_cast<std::size_t>(layer_device[static_cast<std::size_t>(layer)])];
-    const std::uint64_t bytes = backend->weight_bytes(weight);
-    (bytes == 0 ? plan.weights_mapped : plan.weights) += bytes == 0 ? weight.bytes() : bytes;
+    const auto device = static_cast<std::size_t>(layer_device[static_cast<std::size_t>(layer)]);
+    const std::uint64_t bytes = backends[device]->weight_bytes(weight);
+    (bytes == 0 ? plans[device].weights_mapped : plans[device].weights) += bytes == 0 ? weight.bytes() : bytes;
     return Weight{};
   };
   DS4_RETURN_IF_ERROR(bind_weights(file, shape, count_weight));
   for (std::size_t d = 0; d < backends.size(); ++d) {
     const BackendConfig config = make_config(shape, options, layer_device, static_cast<int>(d));
-    const auto pages = static_cast<std::uint64_t>(config.max_pages);
-    plan.kv_pages += config.kv.page_bytes * pages;
-    plan.kv_tails += config.kv.tail_bytes * static_cast<std::uint64_t>(config.max_tails);
-    plan.scratch += backends[d]->scratch_bytes(config) + carve(shape.dims, options, nullptr).bytes;
-    plan.kv_page_bytes += config.kv.page_bytes;
+    MemoryPlan& plan = plans[d];
+    plan.kv_pages = config.kv.page_bytes * static_cast<std::uint64_t>(config.max_pages);
+    plan.kv_tails = config.kv.tail_bytes * static_cast<std::uint64_t>(config.max_tails);
+    plan.scratch = backends[d]->scratch_bytes(config) + carve(shape.dims, options, nullptr).bytes;
+    plan.kv_page_bytes = config.kv.page_bytes;
   }
-  return plan;
+  return plans;
 }
 
 Result<std::unique_ptr<Model>> Model::load(const gguf::File& file, std::vector<std::unique_ptr<Backend>> backends,
@@ -164,6 +184,10 @@ Result<std::unique_ptr<Model>> Model::load(const gguf::File& file, std::vector<s
   DS4_RETURN_IF_ERROR(check_options(impl->shape, options, backends.size()));
   impl->options = options;
   impl->layer_device = placement(impl->shape, options);
+  std::vector<int> runs = impl->layer_device;
+  runs.erase(std::unique(runs.begin(), runs.end()), runs.end());
+  std::sort(runs.begin(), runs.end());
+  impl->one_run_each = std::adjacent_find(runs.begin(), runs.end()) == runs.end();
   for (const auto& backend : backends)
     if (options.expert_tap && !backend->shows_inner())
       return Error{ErrorCode::kNoDevice,

@@ -28,10 +28,17 @@ struct ModelOptions {
   int max_sequences = 1;           // sequences and snapshots alive at once
   std::int64_t max_tokens = 0;     // tokens of KV in all sequences together; 0: context * max_sequences
   int max_rows = 512;              // rows of the largest batch (prefill chunk)
+  int step_rows = 0;               // rows that a device computes together, a longer batch being cut; 0: max_rows
   int max_logit_rows = 1;          // rows of one batch that may ask for logits
   std::vector<int> layer_backend;  // index into the backends, one per layer; empty: the first for all
   bool expert_tap = false;         // ForwardOptions::expert_tap will be used
+
+  int rows_of_step() const { return step_rows > 0 && step_rows < max_rows ? step_rows : max_rows; }
 };
+
+/// Places the layers on `devices` devices, as many on each and in order, and has long batches cut so that all of them work on
+/// one.
+void spread_layers(ModelOptions& options, int layers, int devices);
 
 /// What a model needs, counted before anything is allocated.
 struct MemoryPlan {
@@ -43,6 +50,7 @@ struct MemoryPlan {
   std::uint64_t kv_page_bytes = 0;  // of kPageTokens tokens, all backends
   std::uint64_t kv_bytes_per_token() const { return kv_page_bytes / kPageTokens; }
   std::uint64_t total() const { return weights + kv_pages + kv_tails + scratch; }
+  MemoryPlan& operator+=(const MemoryPlan& other);
 };
 
 class Model;
@@ -82,7 +90,7 @@ class Sequence {
   Result<std::vector<std::byte>> save_point(std::int64_t at) const;
 
  private:
-  friend class Model;
+  friend class Model;  // and its passes
   Sequence(Model* model, std::vector<std::int32_t> tails);
   void release();
   Model* model_ = nullptr;
@@ -124,9 +132,9 @@ struct ForwardOptions {
 
 class Model {
  public:
-  /// Plans, without allocating. `backends` may be fresh.
-  static Result<MemoryPlan> plan(const gguf::File& file, std::span<const std::unique_ptr<Backend>> backends,
-                                 const ModelOptions& options);
+  /// Plans, without allocating, what each backend takes. `backends` may be fresh.
+  static Result<std::vector<MemoryPlan>> plan(const gguf::File& file, std::span<const std::unique_ptr<Backend>> backends,
+                                              const ModelOptions& options);
   /// Binds every weight by name (a missing or misshapen one is an Error that names it) and allocates what plan() says.
   /// The file must outlive the model.
   static Result<std::unique_ptr<Model>> load(const gguf::File& file, std::vector<std::unique_ptr<Backend>> backends,
@@ -151,6 +159,7 @@ class Model {
  private:
   friend class Sequence;
   struct Impl;
+  class Pass;
   explicit Model(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };

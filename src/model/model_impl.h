@@ -48,8 +48,8 @@ struct Model::Impl {
   ModelOptions options;
   ModelWeights weights;
   std::vector<std::unique_ptr<Device>> devices;
-  std::vector<int> layer_device;   // [layer]
-  std::vector<float> stream_copy;  // streams on their way from one device to the next
+  std::vector<int> layer_device;  // [layer]
+  bool one_run_each = true;       // the layers of every device are consecutive
 
   Device& device_of(std::size_t layer) { return *devices[static_cast<std::size_t>(layer_device[layer])]; }
 };

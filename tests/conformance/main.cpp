@@ -386,7 +386,7 @@ int run(int argc, char** argv) {
   }
   Report report(settings.verbose);
   for (const std::string& model : settings.models)
-    for (const std::string& isa : settings.isas) run_model(model, device_options(settings, isa, settings.threads), report);
+    for (const std::string& isa : settings.isas) run_model(model, device_options(settings, isa, settings.threads), settings.quick, report);
   if (settings.models.empty()) {
     run_dense(settings, report);
     run_kv(settings, report);

@@ -1,5 +1,5 @@
-// The router's choice for one row, by one warp (§2.9). A kernel of its own runs it for any number of rows; with few rows
-// the experts' first kernel does, block by block: cheaper than a kernel between two others.
+// The router's choice for one row, by one warp (§2.9). A kernel of its own runs it for any number of rows; for up to
+// kRowsThatChoose the experts' first kernel does, block by block: cheaper than a kernel between two others.
 #pragma once
 
 #include "backend/cuda/device_math.cuh"

@@ -11,4 +11,7 @@ namespace ds4 {
 /// "cuda" or "cuda:N". An Error says plainly why there is no such device: no driver, no card, too old a card.
 Result<std::unique_ptr<Backend>> create_cuda_backend(const BackendOptions& options);
 
+/// How many cards the driver shows; 0 without one.
+int cuda_cards();
+
 }  // namespace ds4

@@ -28,6 +28,11 @@ Result<std::unique_ptr<Backend>> create_cuda_backend(const BackendOptions& optio
   return std::unique_ptr<Backend>(std::move(backend));
 }
 
+int cuda_cards() {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
 namespace cuda {
 
 namespace {
@@ -79,9 +84,8 @@ Status CudaBackend::prepare() {
   const Iq2Tables host = make_iq2_tables();
   upload(tables, &host, sizeof(host));
   iq2_ = static_cast<const Iq2Tables*>(tables);
-  device_.check(cudaEventCreateWithFlags(&fork_, cudaEventDisableTiming), "event");
-  device_.check(cudaEventCreateWithFlags(&query_fork_, cudaEventDisableTiming), "event");
-  device_.check(cudaEventCreateWithFlags(&sums_ready_, cudaEventDisableTiming), "event");
+  for (cudaEvent_t* event : {&fork_, &query_fork_, &sums_ready_, &step_sent_, &left_, &arrived_})
+    device_.check(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "event");
   for (int i = 0; i < kBranches; ++i) {
     device_.check(cudaStreamCreateWithFlags(&sides_[i], cudaStreamNonBlocking), "stream");
     device_.check(cudaEventCreateWithFlags(&joins_[i], cudaEventDisableTiming), "event");
@@ -90,6 +94,7 @@ Status CudaBackend::prepare() {
 }
 
 CudaBackend::~CudaBackend() {
+  device_.select();
   drop_recording();
   cudaDeviceSynchronize();
   uploader_.reset();
@@ -97,7 +102,7 @@ CudaBackend::~CudaBackend() {
     if (sides_[i] != nullptr) cudaStreamDestroy(sides_[i]);
     if (joins_[i] != nullptr) cudaEventDestroy(joins_[i]);
   }
-  for (cudaEvent_t event : {fork_, query_fork_, sums_ready_})
+  for (cudaEvent_t event : {fork_, query_fork_, sums_ready_, step_sent_, left_, arrived_})
     if (event != nullptr) cudaEventDestroy(event);
   for (auto& [key, recording] : recordings_)
     if (recording.graph != nullptr) cudaGraphExecDestroy(recording.graph);
@@ -110,6 +115,7 @@ std::string CudaBackend::name() const { return cat("cuda/", device_.name(), exac
 std::optional<std::uint64_t> CudaBackend::available_memory() const {
   // Small allocations are rounded up to 2 MiB together, and graphs and lazily loaded kernels take some.
   constexpr std::size_t kReserve = std::size_t{512} << 20;
+  device_.select();
   std::size_t free = 0;
   std::size_t total = 0;
   if (cudaMemGetInfo(&free, &total) != cudaSuccess) return 0;
@@ -125,6 +131,7 @@ std::uint64_t CudaBackend::scratch_bytes(const BackendConfig& config) const {
 }
 
 Result<Weight> CudaBackend::load(const HostWeight& weight) {
+  device_.select();
   if (!uploader_) {
     DS4_ASSIGN_OR_RETURN(uploader_, Uploader::create(device_));
   }
@@ -159,6 +166,7 @@ Status CudaBackend::reserve(Slots& slots, std::uint64_t bytes, int count, const 
 }
 
 Status CudaBackend::configure(const BackendConfig& config) {
+  device_.select();
   uploader_.reset();
   if (config.dims.hc > kMaxStreams)
     return Error{ErrorCode::kBadModel, cat("hyper-connection streams: expected at most ", kMaxStreams, ", found ", config.dims.hc)};
@@ -191,6 +199,7 @@ Result<Buffer> CudaBackend::allocate(std::size_t bytes) {
 
 void CudaBackend::upload(void* device, const void* host, std::size_t bytes) {
   if (bytes == 0) return;
+  device_.select();
   device_.check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream()), "copying to the card");
   device_.check(cudaStreamSynchronize(stream()), "copying to the card");
 }
@@ -204,6 +213,30 @@ Status CudaBackend::download(void* host, const void* device, std::size_t bytes) 
   return device_.status();
 }
 
+Status CudaBackend::receive(void* to, Backend& from, const void* data, std::size_t bytes) {
+  auto* sender = dynamic_cast<CudaBackend*>(&from);
+  if (sender == nullptr) return Backend::receive(to, from, data, bytes);
+  sender->finish_step();
+  sender->device_.check(cudaEventRecord(sender->left_, sender->stream()), "handing on");
+  device_.select();
+  connect(sender->device_);
+  device_.check(cudaStreamWaitEvent(stream(), sender->left_, 0), "receiving");
+  device_.check(cudaMemcpyPeerAsync(to, device_.ordinal(), data, sender->device_.ordinal(), bytes, stream()), "receiving");
+  device_.check(cudaEventRecord(arrived_, stream()), "receiving");
+  sender->device_.select();
+  sender->device_.check(cudaStreamWaitEvent(sender->stream(), arrived_, 0), "handing on");
+  return {};
+}
+
+void CudaBackend::connect(const Device& sender) {
+  if (sender.ordinal() == connected_ || sender.ordinal() == device_.ordinal()) return;
+  connected_ = sender.ordinal();
+  int possible = 0;
+  if (cudaDeviceCanAccessPeer(&possible, device_.ordinal(), sender.ordinal()) == cudaSuccess && possible != 0)
+    cudaDeviceEnablePeerAccess(sender.ordinal(), 0);  // without it the driver copies by way of the host
+  cudaGetLastError();  // it may have been enabled before
+}
+
 Status CudaBackend::wait() {
   finish_step();
   if (in_flight_) device_.check(cudaStreamSynchronize(stream()), "computing");
@@ -215,6 +248,7 @@ Status CudaBackend::wait() {
 
 Result<std::int32_t> CudaBackend::take(Slots& slots, const char* what) {
   if (slots.free.empty()) return Error{ErrorCode::kOutOfMemory, cat("no free KV ", what)};
+  device_.select();
   const std::int32_t slot = slots.free.back();
   slots.free.pop_back();
   device_.check(cudaMemsetAsync(slots.at(slot), 0, slots.bytes, stream()), "clearing KV memory");
@@ -242,10 +276,14 @@ void CudaBackend::write_tail(std::int32_t tail, std::span<const std::byte> host)
 
 void CudaBackend::begin(const BatchView& batch) {
   DS4_CHECK(batch.rows > 0 && batch.rows <= config_.max_rows);
+  device_.select();
+  const bool given_up = in_flight_ && !complete_;  // with branches that nobody has joined
   drop_recording();
-  // The last step may have been given up: its copy must have left the pinned block before it is written again.
-  if (in_flight_) device_.check(cudaDeviceSynchronize(), "computing");
+  // The last step's copy must have left the pinned block before it is written again.
+  if (given_up) device_.check(cudaDeviceSynchronize(), "computing");
+  else if (in_flight_) device_.check(cudaEventSynchronize(step_sent_), "sending a step");
   in_flight_ = true;
+  complete_ = false;
   half_source_ = nullptr;
   qr_source_ = nullptr;
   heads_source_ = nullptr;
@@ -280,6 +318,7 @@ void CudaBackend::begin(const BatchView& batch) {
   }
   const std::uint64_t bytes = at.pages + static_cast<std::uint64_t>(pages_used) * 4;
   device_.check(cudaMemcpyAsync(step_device_, step_host_, bytes, cudaMemcpyHostToDevice, stream()), "sending a step");
+  device_.check(cudaEventRecord(step_sent_, stream()), "sending a step");
   const auto on_device = [&]<typename T>(std::uint64_t offset, const T*& pointer) {
     pointer = reinterpret_cast<const T*>(step_device_ + offset);
   };
@@ -307,23 +346,27 @@ void CudaBackend::begin(const BatchView& batch) {
     mode_ = Mode::kReplay;
   } else if (recording.seen++ > 0) {  // the first step of a kind runs as it is, so that every kernel is loaded
     mode_ = Mode::kRecord;
-    device_.check(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeThreadLocal), "recording a step");
   }
 }
 
 bool CudaBackend::enqueue(int op, const void* argument) {
+  device_.select();
+  if (mode_ == Mode::kRecord && calls_.empty())  // not before: what comes from another card is not part of the recording
+    device_.check(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeThreadLocal), "recording a step");
   if (mode_ != Mode::kEager) calls_.push_back({op, argument});
   return mode_ != Mode::kReplay;
 }
 
 void CudaBackend::finish_step() {
+  device_.select();
   flush();
   flush_heads();
   for (int i = 0; i < kBranches; ++i) join(i);
   forked_ = false;
+  complete_ = true;
   const Mode mode = mode_;
   mode_ = Mode::kEager;
-  if (mode == Mode::kEager) return;
+  if (mode == Mode::kEager || calls_.empty()) return;
   Recording& recording = recordings_[key_];
   if (mode == Mode::kRecord) {
     cudaGraph_t graph = nullptr;
@@ -357,11 +400,11 @@ cudaStream_t CudaBackend::side(int branch) {
   return sides_[branch];
 }
 
-void CudaBackend::join(int branch) {
+void CudaBackend::join(int branch, cudaStream_t into) {
   if (!running_[branch]) return;
   running_[branch] = false;
   device_.check(cudaEventRecord(joins_[branch], sides_[branch]), "join");
-  device_.check(cudaStreamWaitEvent(stream(), joins_[branch], 0), "join");
+  device_.check(cudaStreamWaitEvent(into, joins_[branch], 0), "join");
 }
 
 void CudaBackend::drop_recording() {
@@ -371,7 +414,7 @@ void CudaBackend::drop_recording() {
   pending_mix_.reset();
   pending_heads_.reset();
   pending_choice_.reset();
-  if (mode_ == Mode::kRecord) {
+  if (mode_ == Mode::kRecord && !calls_.empty()) {
     cudaGraph_t graph = nullptr;
     cudaStreamEndCapture(stream(), &graph);
     if (graph != nullptr) cudaGraphDestroy(graph);

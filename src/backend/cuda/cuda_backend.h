@@ -81,6 +81,7 @@ class CudaBackend final : public Backend {
   Status prepare();
 
   std::string name() const override;
+  int good_rows() const override { return 4096; }  // an expert sees a hundred of them
   std::optional<std::uint64_t> available_memory() const override;
   std::uint64_t weight_bytes(const HostWeight& weight) const override;
   std::uint64_t scratch_bytes(const BackendConfig& config) const override;
@@ -89,6 +90,7 @@ class CudaBackend final : public Backend {
   Result<Buffer> allocate(std::size_t bytes) override;
   void upload(void* device, const void* host, std::size_t bytes) override;
   Status download(void* host, const void* device, std::size_t bytes) override;
+  Status receive(void* to, Backend& from, const void* data, std::size_t bytes) override;
 
   Result<std::int32_t> new_page() override;
   void free_page(std::int32_t page) override;
@@ -151,6 +153,8 @@ class CudaBackend final : public Backend {
   Attention attention_shape() const;
   /// Adds the routed experts up when nobody else did.
   void finish_experts();
+  /// Lets the copy engines reach another card's memory, where the machine can.
+  void connect(const Device& sender);
   /// Ends a recording or starts a replay.
   void finish_step();
   void drop_recording();
@@ -174,7 +178,8 @@ class CudaBackend final : public Backend {
   /// The window and compressor branches run beside the queries: side stream `branch` starts after `fork_`.
   void fork();
   cudaStream_t side(int branch);
-  void join(int branch);
+  void join(int branch) { join(branch, stream()); }
+  void join(int branch, cudaStream_t into);
   /// The stream for an op that may run beside the queries.
   cudaStream_t branch(int number, const float* x, const Weight& weight);
 
@@ -196,19 +201,25 @@ class CudaBackend final : public Backend {
   int logit_rows_ = 0;
   bool long_segments_ = false;
   std::int64_t end_position_ = 0;  // of the longest sequence, rounded up in repeatable steps
-  bool in_flight_ = false;
+  bool in_flight_ = false;  // something was enqueued since anybody waited
+  bool complete_ = false;   // finish_step() has seen the last of it
 
   Mode mode_ = Mode::kEager;
   StepKey key_{};
   std::map<StepKey, Recording> recordings_;
   std::vector<Call> calls_;  // of this step, when it is recorded or replayed
 
-  // Window rows or the shared expert, compressor, indexer's compressor. The first also has the hyper-connection's controls.
-  static constexpr int kBranches = 3;
+  // Window rows or the shared expert, compressor, indexer's compressor, indexer's queries. The first also has the hyper-
+  // connection's controls.
+  static constexpr int kBranches = 4;
   cudaStream_t sides_[kBranches] = {};
   cudaEvent_t fork_ = nullptr;          // the sub-layer's input is complete
   cudaEvent_t query_fork_ = nullptr;    // the low-rank query is complete
   cudaEvent_t sums_ready_ = nullptr;    // the hyper-connection's sums are complete
+  cudaEvent_t step_sent_ = nullptr;     // step_host_ may be written again
+  cudaEvent_t left_ = nullptr;          // all that another card waits for is computed
+  cudaEvent_t arrived_ = nullptr;       // what came from another card
+  int connected_ = -1;                  // the last card that connect() saw
   cudaEvent_t joins_[kBranches] = {};
   bool forked_ = false;             // fork_ was recorded in this layer
   bool at_fork_[kBranches] = {};    // the branch has waited for the last fork

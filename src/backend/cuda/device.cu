@@ -10,6 +10,8 @@ namespace ds4::cuda {
 
 namespace {
 
+thread_local int selected = -1;
+
 Error no_device(std::string why) { return Error{ErrorCode::kNoDevice, cat("cuda: ", why)}; }
 
 }  // namespace
@@ -30,12 +32,19 @@ Result<Device> Device::open(int ordinal) {
   if (device.capability() < 80)
     return no_device(cat(device.name_, " has compute capability ", device.properties_.major, ".",
                          device.properties_.minor, ", expected 8.0 (A100, RTX 30) or newer"));
-  early_launch = device.capability() >= 90;
-  has_warpgroups = device.capability() == 90;
   if (const cudaError_t e = cudaSetDevice(ordinal); e != cudaSuccess) return no_device(cudaGetErrorString(e));
+  device.select();
   if (const cudaError_t e = cudaStreamCreateWithFlags(&device.stream_, cudaStreamNonBlocking); e != cudaSuccess)
     return no_device(cudaGetErrorString(e));
   return Result<Device>(std::move(device));
+}
+
+void Device::select() const {
+  if (selected == ordinal_) return;
+  cudaSetDevice(ordinal_);  // it was possible in open()
+  selected = ordinal_;
+  early_launch = capability() >= 90;
+  has_warpgroups = capability() == 90;
 }
 
 Device::Device(Device&& other) noexcept
@@ -46,7 +55,9 @@ Device::Device(Device&& other) noexcept
       fault_(std::move(other.fault_)) {}
 
 Device::~Device() {
-  if (stream_ != nullptr) cudaStreamDestroy(stream_);
+  if (stream_ == nullptr) return;
+  select();
+  cudaStreamDestroy(stream_);
 }
 
 bool Device::check(cudaError_t code, const char* what) {
@@ -61,6 +72,7 @@ Status Device::status() const {
 }
 
 Result<void*> Device::allocate(std::size_t bytes, const char* what) {
+  select();
   void* memory = nullptr;
   const cudaError_t e = cudaMalloc(&memory, bytes == 0 ? 1 : bytes);
   if (e == cudaSuccess) return memory;

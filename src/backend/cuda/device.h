@@ -16,6 +16,8 @@ class Device {
  public:
   /// Selects card `ordinal` for the calling thread.
   static Result<Device> open(int ordinal);
+  /// Makes this the card that the calling thread's kernels, events and allocations go to.
+  void select() const;
   Device(Device&& other) noexcept;
   Device& operator=(Device&&) = delete;
   ~Device();
@@ -32,6 +34,7 @@ class Device {
   cudaStream_t stream() const { return stream_; }
   int multiprocessors() const { return properties_.multiProcessorCount; }
   std::size_t shared_memory() const { return properties_.sharedMemPerBlockOptin; }
+  int ordinal() const { return ordinal_; }
   int capability() const { return properties_.major * 10 + properties_.minor; }
   const std::string& name() const { return name_; }
 

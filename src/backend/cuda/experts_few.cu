@@ -1,8 +1,6 @@
 // The experts of up to kFewRows rows (§2.9): routed and shared ones as products of their own, which run side by side.
 #include <algorithm>
 
-
-#include "backend/cuda/ahead.cuh"
 #include "backend/cuda/choose.cuh"
 #include "backend/cuda/device_math.cuh"
 #include "backend/cuda/products.h"
@@ -12,6 +10,10 @@ namespace ds4::cuda {
 
 namespace {
 
+/// (row, expert) pairs of one expert that share a block, and so its weights.
+constexpr int kPairsTogether = 4;
+constexpr int kPad = 8;  // halves between rows in shared memory, that keep them off the same banks
+
 /// One family of experts: all routed ones, or the shared one.
 struct Gated {
   Matrix gate, up;
@@ -20,9 +22,9 @@ struct Gated {
   const float* weights;
   int rows;
   int used;
+  int together;  // pairs of one expert that share a block; 1: they do not
   float limit;
-  __half* hidden;  // [job][ff]; shared: [row][ff]
-  Matrix down;     // of the same experts: asked for while gate and up compute
+  __half* hidden;  // [pair][ff]; shared: [row][ff]
   bool chooses;    // `choice` is still to be made, by every block for its row
   RouteChoice choice;
 };
@@ -31,13 +33,38 @@ struct Gated {
 template <typename F, int N>
 inline constexpr int kCloseBlocks = N == 1 && F::kTileBytes < 800 ? 3 : 1;
 
-/// A row of x to shared memory.
+/// Rows of x to shared memory: those of the pairs, or of one row.
 __device__ inline void stage_row(__half* to, const __half* x, std::int64_t columns) {
   for (int i = threadIdx.x; i < columns / 8; i += blockDim.x) reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(x)[i];
 }
 
+/// By one warp: pair `first` and the next ones of the same expert, up to `together` of `jobs` in all, to `pairs`. Returns how
+/// many; 0 when an earlier pair has taken `first` along.
+__device__ inline int gather_pairs(const std::int32_t* experts, int jobs, int first, int together, std::int32_t* pairs) {
+  if (together == 1) {
+    if (threadIdx.x % 32 == 0) pairs[0] = first;
+    __syncwarp();
+    return 1;
+  }
+  const int lane = threadIdx.x % 32;
+  const std::int32_t expert = experts[first];
+  int before = 0;
+  int found = 0;
+  for (int base = 0; base < jobs; base += 32) {
+    const int pair = base + lane;
+    const bool same = pair < jobs && experts[pair] == expert;
+    before += __popc(__ballot_sync(~0u, same && pair < first));
+    const unsigned own = __ballot_sync(~0u, same && pair >= first);
+    const int place = found + __popc(own & ((1u << lane) - 1));
+    if (same && pair >= first && place < together) pairs[place] = pair;
+    found += __popc(own);
+  }
+  __syncwarp();
+  return before % together != 0 ? 0 : min(found, together);
+}
+
 /// Block (rows of tiles, job): `parts` warps share the columns of a row of tiles of gate, the next ones those of up, and so
-/// on. A routed job has one row of x, which lies in shared memory.
+/// on. A routed job is a pair and the others that it takes along; their rows of x lie in shared memory.
 template <typename F, int N, bool kRouted>
 __global__ void __launch_bounds__(kWarps * 32, kRouted ? kCloseBlocks<F, N> : 1) gated_kernel(Gated p, int parts) {
   extern __shared__ __align__(16) __half near_x[];
@@ -45,6 +72,8 @@ __global__ void __launch_bounds__(kWarps * 32, kRouted ? kCloseBlocks<F, N> : 1)
   __shared__ float sums[kWarps][N * 8][16];
   __shared__ std::int32_t chosen[kMaxUsed];
   __shared__ float chosen_weights[kMaxUsed];
+  __shared__ std::int32_t pairs[kPairsTogether];
+  __shared__ int pair_count;
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   const int slot = warp / parts;
@@ -53,33 +82,42 @@ __global__ void __launch_bounds__(kWarps * 32, kRouted ? kCloseBlocks<F, N> : 1)
   const Matrix& m = slot % 2 == 0 ? p.gate : p.up;
   const std::int64_t first_tile = static_cast<std::int64_t>(blockIdx.x) * tiles_here;
   const std::int64_t tile = min(first_tile + slot / 2, p.gate.row_tiles() - 1);
-  const int rows = kRouted ? 1 : p.rows;
+  const ColumnShare share{warp % parts, parts, static_cast<int>(m.column_tiles())};
+  int rows = p.rows;
   load_octets(table, m);
-  const ChoiceSpace space(reinterpret_cast<float*>(near_x + m.in), p.choice.experts);
-  if (kRouted && p.chooses && warp == 0) begin_choice(p.choice, space);
-  wait_for_previous();  // the choice of experts, or the router's logits, are the previous kernel's
-  std::int32_t expert = 0;
-  float weight = 1.0F;
-  if constexpr (kRouted) {
-    const int row = job / p.used;
-    const int slot_of_row = job % p.used;
-    if (p.chooses && warp == 0) {
-      choose_row(p.choice, row, space, chosen, chosen_weights);
-      if (blockIdx.x == 0 && slot_of_row == 0 && lane < p.used) {
-        p.choice.chosen[row * p.used + lane] = chosen[lane];
-        p.choice.weights[row * p.used + lane] = chosen_weights[lane];
-      }
-    }
-    stage_row(near_x, p.x + row * m.in, m.in);
-    __syncthreads();
-    expert = p.chooses ? chosen[slot_of_row] : p.experts[job];
-    weight = p.chooses ? chosen_weights[slot_of_row] : p.weights[job];
-    const std::uint64_t share = p.down.matrix_bytes / gridDim.x / 16 * 16;
-    if (threadIdx.x == 0 && share != 0) fetch_ahead(p.down.tile(expert, 0) + blockIdx.x * share, static_cast<std::uint32_t>(share));
-  }
   float sum[N][4] = {};
-  accumulate<F, N, false, kRouted>(m, m.tile(expert, tile), warp % parts, static_cast<int>(m.column_tiles()), parts,
-                                   kRouted ? near_x : p.x, m.in, rows, octets_of(table), sum);
+  if constexpr (kRouted) {
+    const int pitch = static_cast<int>(m.in) + kPad;
+    const ChoiceSpace choice_space(reinterpret_cast<float*>(near_x + p.together * pitch), p.choice.experts);
+    if (p.chooses && warp == 0) begin_choice(p.choice, choice_space);
+    wait_for_previous();  // the choice of experts, or the router's logits, are the previous kernel's
+    const int slot_of_row = job % p.used;
+    if (warp == 0) {
+      if (p.chooses) {
+        const int row = job / p.used;
+        choose_row(p.choice, row, choice_space, chosen, chosen_weights);
+        if (blockIdx.x == 0 && slot_of_row == 0 && lane < p.used) {
+          p.choice.chosen[row * p.used + lane] = chosen[lane];
+          p.choice.weights[row * p.used + lane] = chosen_weights[lane];
+        }
+      }
+      const int count = gather_pairs(p.experts, p.rows * p.used, job, p.together, pairs);
+      if (lane == 0) pair_count = count;
+    }
+    __syncthreads();
+    rows = pair_count;
+    if (rows == 0) return;
+    const std::int32_t expert = p.chooses ? chosen[slot_of_row] : p.experts[job];
+    const auto stage = [&] {
+      for (int i = 0; i < rows; ++i) stage_row(near_x + i * pitch, p.x + pairs[i] / p.used * m.in, m.in);
+      __syncthreads();
+    };
+    RowsNear source(near_x, pitch, rows, share, stage);
+    accumulate<F, N>(m, m.tile(expert, tile), share, source, octets_of(table), sum);
+  } else {
+    RowsFromMemory<N> source(p.x, m.in, rows, share);
+    accumulate<F, N>(m, m.tile(0, tile), share, source, octets_of(table), sum);
+  }
 #pragma unroll
   for (int n = 0; n < N; ++n)
 #pragma unroll
@@ -98,16 +136,11 @@ __global__ void __launch_bounds__(kWarps * 32, kRouted ? kCloseBlocks<F, N> : 1)
     u = fminf(fmaxf(u / p.up.pre, -p.limit), p.limit);
     const std::int64_t o = (first_tile + t) * 16 + i % 16;
     if (o >= p.gate.out) continue;
+    float weight = 1.0F;
+    if constexpr (kRouted) weight = p.chooses ? chosen_weights[job % p.used] : p.weights[pairs[row]];
     const float h = g * sigmoid(g) * u * weight;
-    p.hidden[(kRouted ? job : row) * p.gate.out + o] = to_half(h);
+    p.hidden[(kRouted ? pairs[row] : row) * p.gate.out + o] = to_half(h);
   }
-}
-
-/// More shared memory than what every kernel has.
-template <auto kKernel>
-void allow_shared() {
-  static const cudaError_t allowed = cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 64 * 1024);
-  (void)allowed;  // a card that cannot grant it fails the launch
 }
 
 template <typename F>
@@ -119,74 +152,95 @@ void gated(const Gated& p, cudaStream_t stream) {
   while (parts < kWarps / 2 && tiles * jobs * parts * 4 <= 4096 && p.gate.column_tiles() >= 2 * parts) parts *= 2;
   const int tiles_here = kWarps / (2 * parts);
   const dim3 grid(static_cast<unsigned>((tiles + tiles_here - 1) / tiles_here), static_cast<unsigned>(jobs));
+  const auto start = [&](auto* kernel, std::size_t shared) {
+    allow_shared(kernel, shared);
+    launch(kernel, grid, kWarps * 32, shared, stream, p, parts);
+  };
   if (routed) {
-    allow_shared<gated_kernel<F, 1, true>>();
-    const std::size_t shared = static_cast<std::size_t>(p.gate.in) * sizeof(__half) +
-                               static_cast<std::size_t>(p.chooses ? p.choice.experts : 0) * 2 * sizeof(float);
-    launch(gated_kernel<F, 1, true>, grid, kWarps * 32, shared, stream, p, parts);
+    start(gated_kernel<F, 1, true>, static_cast<std::size_t>(p.together) * static_cast<std::size_t>(p.gate.in + kPad) * sizeof(__half) +
+                                        static_cast<std::size_t>(p.chooses ? p.choice.experts : 0) * 2 * sizeof(float));
   } else if (p.rows <= 8) {
-    launch(gated_kernel<F, 1, false>, grid, kWarps * 32, 0, stream, p, parts);
+    start(gated_kernel<F, 1, false>, 0);
   } else {
-    launch(gated_kernel<F, 2, false>, grid, kWarps * 32, 0, stream, p, parts);
+    start(gated_kernel<F, 2, false>, 0);
   }
 }
 
 struct Down {
   Matrix m;
-  const __half* hidden;         // [job, ff]
-  const std::int32_t* experts;  // [jobs]
+  const __half* hidden;         // [pair, ff]
+  const std::int32_t* experts;  // [pairs]
   int jobs;
-  float* out;  // [job, d]
+  int together;
+  float* out;  // [pair, d]
 };
 
-/// `parts` warps share the columns of a row of tiles of a job.
+/// `parts` warps share the columns of a row of tiles of a job, as in gated_kernel.
 template <typename F>
 __global__ void __launch_bounds__(kWarps * 32, kCloseBlocks<F, 1>) down_kernel(Down p, int parts) {
   extern __shared__ __align__(16) __half near_x[];
   __shared__ uint4 table[kOctetEntries<F>];
-  __shared__ float sums[kWarps][16];
+  __shared__ float sums[kWarps][8][16];
+  __shared__ std::int32_t pairs[kPairsTogether];
+  __shared__ int pair_count;
   load_octets(table, p.m);
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
-  const std::int64_t job = blockIdx.y;
+  const int job = blockIdx.y;
   const int tiles_here = kWarps / parts;
-  const std::int64_t tile = min(static_cast<std::int64_t>(blockIdx.x) * tiles_here + warp / parts, p.m.row_tiles() - 1);
+  const std::int64_t first_tile = static_cast<std::int64_t>(blockIdx.x) * tiles_here;
+  const std::int64_t tile = min(first_tile + warp / parts, p.m.row_tiles() - 1);
+  const ColumnShare share{warp % parts, parts, static_cast<int>(p.m.column_tiles())};
+  const int pitch = static_cast<int>(p.m.in) + kPad;
   wait_for_previous();
-  stage_row(near_x, p.hidden + job * p.m.in, p.m.in);
-  __syncthreads();
-  float sum[1][4] = {};
-  accumulate<F, 1, false, true>(p.m, p.m.tile(p.experts[job], tile), warp % parts, static_cast<int>(p.m.column_tiles()), parts,
-                                near_x, p.m.in, 1, octets_of(table), sum);
-  if (lane % 4 == 0) {
-    sums[warp][lane / 4] = sum[0][0];
-    sums[warp][lane / 4 + 8] = sum[0][2];
+  if (warp == 0) {
+    const int count = gather_pairs(p.experts, p.jobs, job, p.together, pairs);
+    if (lane == 0) pair_count = count;
   }
   __syncthreads();
-  if (threadIdx.x >= tiles_here * 16) return;
-  const std::int64_t o = static_cast<std::int64_t>(blockIdx.x) * tiles_here * 16 + threadIdx.x;
-  if (o >= p.m.out) return;
-  float v = 0;
-  for (int part = 0; part < parts; ++part) v += sums[threadIdx.x / 16 * parts + part][threadIdx.x % 16];
-  p.out[job * p.m.out + o] = v / p.m.pre;
+  const int rows = pair_count;
+  if (rows == 0) return;
+  const auto stage = [&] {
+    for (int i = 0; i < rows; ++i) stage_row(near_x + i * pitch, p.hidden + pairs[i] * p.m.in, p.m.in);
+    __syncthreads();
+  };
+  float sum[1][4] = {};
+  RowsNear source(near_x, pitch, rows, share, stage);
+  accumulate<F, 1>(p.m, p.m.tile(p.experts[job], tile), share, source, octets_of(table), sum);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) sums[warp][lane % 4 * 2 + i % 2][lane / 4 + i / 2 * 8] = sum[0][i];
+  __syncthreads();
+  for (int i = threadIdx.x; i < tiles_here * rows * 16; i += blockDim.x) {
+    const int row = i / (tiles_here * 16);
+    const int t = i / 16 % tiles_here;
+    const std::int64_t o = (first_tile + t) * 16 + i % 16;
+    if (o >= p.m.out) continue;
+    float v = 0;
+    for (int part = 0; part < parts; ++part) v += sums[t * parts + part][row][i % 16];
+    p.out[pairs[row] * p.m.out + o] = v / p.m.pre;
+  }
 }
 
 }  // namespace
 
 void few_experts(const FewExperts& e, cudaStream_t stream, cudaStream_t beside) {
-  const Gated routed{e.w.gate, e.w.up, e.x, e.experts, e.weights, e.rows, e.used, e.limit, e.hidden, e.w.down,
+  const int jobs = e.rows * e.used;
+  const int together = e.choice != nullptr ? 1 : std::min(e.rows, kPairsTogether);
+  const Gated routed{e.w.gate, e.w.up, e.x, e.experts, e.weights, e.rows, e.used, together, e.limit, e.hidden,
                      e.choice != nullptr, e.choice != nullptr ? *e.choice : RouteChoice{}};
   with_fragment(e.w.gate.type, [&](auto f) { gated<decltype(f)>(routed, stream); });
-  const Gated shared{e.w.shared_gate, e.w.shared_up, e.x, nullptr, nullptr, e.rows, e.used, e.shared_limit, e.shared_hidden, {},
+  const Gated shared{e.w.shared_gate, e.w.shared_up, e.x, nullptr, nullptr, e.rows, e.used, 1, e.shared_limit, e.shared_hidden,
                      false, {}};
   with_fragment(e.w.shared_gate.type, [&](auto f) { gated<decltype(f)>(shared, beside); });
 
-  const Down down{e.w.down, e.hidden, e.experts, e.rows * e.used, e.pair_out};
-  constexpr int parts = 2;  // whatever the number of jobs: the order of a sum does not depend on the other rows
+  const Down down{e.w.down, e.hidden, e.experts, jobs, together, e.pair_out};
+  const int parts = jobs > 32 ? 1 : 2;  // with many jobs every warp has longer rows, with few there are more warps
   const int tiles_here = kWarps / parts;
-  const dim3 grid(static_cast<unsigned>((e.w.down.row_tiles() + tiles_here - 1) / tiles_here), static_cast<unsigned>(down.jobs));
+  const dim3 grid(static_cast<unsigned>((e.w.down.row_tiles() + tiles_here - 1) / tiles_here), static_cast<unsigned>(jobs));
+  const std::size_t near = static_cast<std::size_t>(together) * static_cast<std::size_t>(down.m.in + kPad) * sizeof(__half);
   with_fragment(e.w.down.type, [&](auto f) {
-    allow_shared<down_kernel<decltype(f)>>();
-    launch(down_kernel<decltype(f)>, grid, kWarps * 32, static_cast<std::size_t>(down.m.in) * sizeof(__half), stream, down, parts);
+    allow_shared(down_kernel<decltype(f)>, near);
+    launch(down_kernel<decltype(f)>, grid, kWarps * 32, near, stream, down, parts);
   });
   half_product({.m = e.w.shared_down, .outs = e.w.shared_down.out, .rows = e.rows, .x_stride = e.w.shared_down.in, .y = e.y,
                 .y_stride = e.w.shared_down.out},

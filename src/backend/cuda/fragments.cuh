@@ -330,6 +330,24 @@ struct FragmentIQ2_XXS {
   }
 };
 
+/// The lane's pieces of a tile; in one load where they lie side by side.
+template <typename F>
+__device__ __forceinline__ void load_pieces(const LaneTile& tile, typename F::Piece (&to)[4]) {
+  if constexpr (sizeof(typename F::Piece) == 4) {
+    const uint4 all = load_at<uint4>(tile.wide);
+    to[0] = all.x, to[1] = all.y, to[2] = all.z, to[3] = all.w;
+  } else if constexpr (sizeof(typename F::Piece) == 8) {
+#pragma unroll
+    for (int pair = 0; pair < 2; ++pair) {
+      const uint4 two = load_at<uint4>(tile.wide + pair * 512);
+      to[2 * pair] = make_uint2(two.x, two.y), to[2 * pair + 1] = make_uint2(two.z, two.w);
+    }
+  } else {
+#pragma unroll
+    for (int u = 0; u < 4; ++u) to[u] = F::piece(tile, u);
+  }
+}
+
 /// Calls f(Fragment{}) for the format; false when there is none for it.
 template <typename Function>
 inline bool with_fragment(DType type, Function f) {

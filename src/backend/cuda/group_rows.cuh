@@ -3,6 +3,7 @@
 // expanded there, while the products of the step before run; activations come through a ring in shared memory.
 #pragma once
 
+#include "backend/cuda/async_copy.cuh"
 #include "backend/cuda/device_math.cuh"
 #include "backend/cuda/fragments.cuh"
 #include "backend/cuda/many_rows.h"
@@ -16,17 +17,6 @@ inline constexpr int kGroupStages = 4;
 inline constexpr int kGroupSlab = kGroupBlockRows * 128;  // bytes: 64 columns
 inline constexpr int kGroupStage = 2 * kGroupSlab;
 inline constexpr std::size_t kGroupShared = kGroupStages * kGroupStage + 1024;  // slabs begin at multiples of 1024
-
-template <int kBytes>
-__device__ inline void copy_async(std::uint32_t shared, const void* global, int valid_bytes) {
-  if constexpr (kBytes == 16) asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(valid_bytes));
-  else asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared), "l"(global), "r"(valid_bytes));
-}
-__device__ inline void commit_async() { asm volatile("cp.async.commit_group;"); }
-template <int Left>
-__device__ inline void wait_async() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(Left));
-}
 
 #if DS4_WARPGROUPS
 

@@ -332,7 +332,8 @@ int hc_sums(const HcSums& p, cudaStream_t stream) {
            static_cast<std::size_t>(rows) * row_bytes, stream, p);
   };
   if (p.streams_count != 4) launch_rows(sums_kernel<1, 0, false>, 1);
-  else if (p.rows < 64) half ? launch_rows(sums_kernel<1, 4, true>, 1) : launch_rows(sums_kernel<1, 4, false>, 1);
+  else if (p.rows < 8) half ? launch_rows(sums_kernel<1, 4, true>, 1) : launch_rows(sums_kernel<1, 4, false>, 1);
+  else if (p.rows < 64) half ? launch_rows(sums_kernel<4, 4, true>, 4) : launch_rows(sums_kernel<1, 4, false>, 1);
   else half ? launch_rows(sums_kernel<8, 4, true>, 8) : launch_rows(sums_kernel<8, 4, false>, 8);
   return kHcSlices;
 }

@@ -84,6 +84,14 @@ __global__ void __launch_bounds__(256) half_scores_kernel(const Batch batch, con
   const int lane = thread % 32;
   const std::int64_t first_key = static_cast<std::int64_t>(blockIdx.x) * kKeys;
   wait_for_previous();
+  // With one row its queries come while the keys do.
+  constexpr int kPieces = kIndexHeads * kIndexDim / 8 / 256;
+  uint4 pieces[kPieces];
+  const auto fetch_queries = [&](int row) {
+    const auto* q = reinterpret_cast<const uint4*>(p.half_queries + static_cast<std::int64_t>(row) * kIndexHeads * kIndexDim);
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) pieces[i] = q[thread + i * 256];
+  };
   int loaded_segment = -1;
   std::uint32_t b[8][2][2];  // [step][keys 0..7 | 8..15][register]
   for (int i = 0; i < kQueryRows; ++i) {
@@ -92,31 +100,40 @@ __global__ void __launch_bounds__(256) half_scores_kernel(const Batch batch, con
     const int row = first_row + local;
     const std::int64_t visible = visible_rows(batch, row, p.ratio);
     if (first_key >= visible) continue;
+    if constexpr (kQueryRows == 1) fetch_queries(row);
     const int segment_number = batch.segment_of[row];
     if (segment_number != loaded_segment) {
       // All keys that any row of the segment in this block may see; later rows see more.
       const SegmentView& segment = batch.segments[segment_number];
       const std::int64_t stored = (segment.first_position + segment.rows) / p.ratio;
       __syncthreads();
+      // A warp's keys are all asked for before the first is written.
+      constexpr int kOwn = kKeys / 8;
+      RowPlace place[kOwn];
 #pragma unroll
-      for (int i8 = 0; i8 < kKeys / 8; ++i8) {
-        const int k = warp + 8 * i8;
-        const std::int64_t key = first_key + k;
-        if (key >= stored) {
-          for (int d = lane; d < kIndexDim; d += 32) keys[k][d] = __half(0.0F);
-          continue;
+      for (int j = 0; j < kOwn; ++j)
+        place[j] = batch.row_in_pages(segment, p.store, min(first_key + warp + 8 * j, stored - 1));
+      if (p.format == KvFormat::kPacked) {  // four values a lane; a value is exact in f16
+        std::uint32_t four[kOwn];
+        std::uint8_t scale[kOwn];
+#pragma unroll
+        for (int j = 0; j < kOwn; ++j) {
+          four[j] = *reinterpret_cast<const std::uint16_t*>(place[j].main + lane * 2);
+          scale[j] = reinterpret_cast<const std::uint8_t*>(place[j].scale)[lane / 8];
         }
-        const RowPlace place = batch.row_in_pages(segment, p.store, key);
-        if (p.format == KvFormat::kPacked) {  // four values a lane; a value is exact in f16
-          const std::uint32_t four = *reinterpret_cast<const std::uint16_t*>(place.main + lane * 2);
-          const float scale = e8m0(reinterpret_cast<const std::uint8_t*>(place.scale)[lane / 8]);
-          const auto value = [&](int i) { return from_e2m1(four >> (4 * i) & 15) * scale; };
-          auto* to = reinterpret_cast<__half2*>(&keys[k][lane * 4]);
+#pragma unroll
+        for (int j = 0; j < kOwn; ++j) {
+          const float factor = first_key + warp + 8 * j < stored ? e8m0(scale[j]) : 0.0F;
+          const auto value = [&](int i) { return from_e2m1(four[j] >> (4 * i) & 15) * factor; };
+          auto* to = reinterpret_cast<__half2*>(&keys[warp + 8 * j][lane * 4]);
           to[0] = __floats2half2_rn(value(0), value(1));
           to[1] = __floats2half2_rn(value(2), value(3));
-        } else {
-          for (int d = lane; d < kIndexDim; d += 32) keys[k][d] = __float2half_rn(index_value(p.format, place, d));
         }
+      } else {
+#pragma unroll
+        for (int j = 0; j < kOwn; ++j)
+          for (int d = lane; d < kIndexDim; d += 32)
+            keys[warp + 8 * j][d] = first_key + warp + 8 * j < stored ? __float2half_rn(index_value(p.format, place[j], d)) : __half(0.0F);
       }
       __syncthreads();
 #pragma unroll
@@ -130,9 +147,12 @@ __global__ void __launch_bounds__(256) half_scores_kernel(const Batch batch, con
       loaded_segment = segment_number;
     }
     __syncthreads();
-    const __half* q = p.half_queries + static_cast<std::int64_t>(row) * kIndexHeads * kIndexDim;
-    for (int c = thread; c < kIndexHeads * kIndexDim / 8; c += 256)
-      *reinterpret_cast<uint4*>(&query[c / 16][c % 16 * 8]) = reinterpret_cast<const uint4*>(q)[c];
+    if constexpr (kQueryRows > 1) fetch_queries(row);
+#pragma unroll
+    for (int j = 0; j < kPieces; ++j) {
+      const int c = thread + j * 256;
+      *reinterpret_cast<uint4*>(&query[c / 16][c % 16 * 8]) = pieces[j];
+    }
     if (thread < kIndexHeads) weights[thread] = p.head_weights[static_cast<std::int64_t>(row) * kIndexHeads + thread];
     __syncthreads();
     float score[2][2] = {};
@@ -182,30 +202,30 @@ __device__ std::uint32_t sortable(float v) {
 constexpr int kSelectThreads = 1024;
 constexpr int kSelectParts = 8;
 constexpr int kSelectWarps = kSelectThreads / 32;
-constexpr int kBins = 256;
+constexpr int kBins = 2 * kSelectThreads;
+constexpr int kHeld = 8;  // scores that a thread keeps; beyond that it reads them again for every pass
 
 /// Where the count from the highest bin down reaches `wanted`: the bin, and how many of it are wanted. By the whole block;
-/// thread t < kBins brings the count of bin kBins - 1 - t.
+/// thread t brings the counts of the bins kBins - 1 - 2 t and kBins - 2 - 2 t.
 struct Reached {
   int bin;
   int left;
 };
-__device__ Reached reach(int count, int wanted, int (&space)[kBins / 32], Reached& found) {
+__device__ Reached reach(int2 count, int wanted, int (&space)[kSelectWarps], Reached& found) {
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
-  int sum = count;
+  const int own = count.x + count.y;
+  int sum = own;
   for (int step = 1; step < 32; step *= 2) {
     const int other = __shfl_up_sync(~0u, sum, step);
     if (lane >= step) sum += other;
   }
-  if (lane == 31 && warp < kBins / 32) space[warp] = sum;
+  if (lane == 31) space[warp] = sum;
   __syncthreads();
-  if (warp < kBins / 32) {
-    int before = sum - count;
-#pragma unroll
-    for (int w = 0; w < kBins / 32; ++w)
-      if (w < warp) before += space[w];
-    if (before < wanted && before + count >= wanted) found = {kBins - 1 - static_cast<int>(threadIdx.x), wanted - before};
+  const int before = sum - own + __reduce_add_sync(~0u, lane < warp ? space[lane] : 0);
+  if (before < wanted && before + own >= wanted) {
+    const bool first = before + count.x >= wanted;
+    found = {kBins - 1 - 2 * static_cast<int>(threadIdx.x) - (first ? 0 : 1), wanted - before - (first ? 0 : count.x)};
   }
   __syncthreads();
   return found;
@@ -219,22 +239,22 @@ __device__ inline void parts_sync() {
   __syncthreads();
 }
 /// Where another part of the cluster keeps what this one keeps at `own`.
-template <int kParts>
-__device__ inline int* of_part(int* own, int other) {
+template <int kParts, typename T>
+__device__ inline T* of_part(T* own, int other) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   if constexpr (kParts > 1) return cooperative_groups::this_cluster().map_shared_rank(own, other);
 #endif
   return own;
 }
 
-/// kParts blocks a row: the topk largest in ascending order of row number, ties to the lower row. Four passes over the
+/// kParts blocks a row: the topk largest in ascending order of row number, ties to the lower row. Three passes over the
 /// digits of the scores find the smallest kept score; a last one writes what lies above and the first of its equals.
 /// With several parts they form a cluster, each with a slice of the scores, and add up each other's counts.
 template <int kParts>
 __global__ void __launch_bounds__(kSelectThreads) select_kernel(const Batch batch, const IndexTopk p, int first_row,
                                                                 std::int64_t pitch) {
-  __shared__ int histogram[2][kBins];
-  __shared__ int space[kBins / 32];
+  __shared__ int2 histogram[2][kBins / 2];
+  __shared__ int space[kSelectWarps];
   __shared__ Reached found;
   __shared__ int warp_counts[kSelectWarps][2];
   __shared__ int counts[2];  // of this part: above, equal
@@ -257,41 +277,50 @@ __global__ void __launch_bounds__(kSelectThreads) select_kernel(const Batch batc
   const std::int64_t first = min(visible, static_cast<std::int64_t>(part * kSelectWarps + warp) * share);
   const std::int64_t last = min(visible, first + share);
   const float* scores = p.scores + blockIdx.x / kParts * pitch;
+  std::uint32_t held[kHeld];
+#pragma unroll
+  for (int j = 0; j < kHeld; ++j) held[j] = first + lane + 32 * j < last ? sortable(scores[first + lane + 32 * j]) : 0;
+  const auto for_each = [&](auto f) {
+#pragma unroll
+    for (int j = 0; j < kHeld; ++j)
+      if (first + lane + 32 * j < last) f(held[j]);
+#pragma unroll 4
+    for (std::int64_t i = first + lane + 32 * kHeld; i < last; i += 32) f(sortable(scores[i]));
+  };
+  constexpr int kShift[] = {21, 10, 0};  // digits of 11, 11 and 10 bits
   std::uint32_t prefix = 0;
   std::uint32_t mask = 0;
   int left = kept;
 #pragma unroll
-  for (int pass = 0; pass < 4; ++pass) {
-    const int shift = 24 - 8 * pass;
-    int* own = histogram[pass % 2];
-    if (threadIdx.x < kBins) own[threadIdx.x] = 0;
+  for (int pass = 0; pass < 3; ++pass) {
+    int2* own = histogram[pass % 2];
+    own[threadIdx.x] = make_int2(0, 0);
     __syncthreads();
-#pragma unroll 4
-    for (std::int64_t i = first + lane; i < last; i += 32) {
-      const std::uint32_t key = sortable(scores[i]);
-      if ((key & mask) == prefix) atomicAdd(own + (key >> shift & (kBins - 1)), 1);
-    }
+    const std::uint32_t digit = pass < 2 ? kBins - 1u : kBins / 2 - 1u;
+    for_each([&](std::uint32_t key) {
+      if ((key & mask) == prefix) atomicAdd(reinterpret_cast<int*>(own) + (key >> kShift[pass] & digit), 1);
+    });
     parts_sync<kParts>();
-    int count = 0;
-    if (threadIdx.x < kBins) {
+    int2 count = {};
 #pragma unroll
-      for (int other = 0; other < kParts; ++other) count += of_part<kParts>(own, other)[kBins - 1 - threadIdx.x];
+    for (int other = 0; other < kParts; ++other) {
+      const int2 two = of_part<kParts>(own, other)[kSelectThreads - 1 - threadIdx.x];
+      count.x += two.y;
+      count.y += two.x;
     }
     const Reached at = reach(count, left, space, found);
     left = at.left;
-    prefix |= static_cast<std::uint32_t>(at.bin) << shift;
-    mask |= (kBins - 1u) << shift;
+    prefix |= static_cast<std::uint32_t>(at.bin) << kShift[pass];
+    mask |= digit << kShift[pass];
     __syncthreads();
   }
   // `prefix` is the smallest kept score; `left` of its equals are kept.
   int above = 0;
   int equal = 0;
-#pragma unroll 4
-  for (std::int64_t i = first + lane; i < last; i += 32) {
-    const std::uint32_t key = sortable(scores[i]);
+  for_each([&](std::uint32_t key) {
     above += key > prefix;
     equal += key == prefix;
-  }
+  });
   above = __reduce_add_sync(~0u, above);
   equal = __reduce_add_sync(~0u, equal);
   if (lane == 0) warp_counts[warp][0] = above, warp_counts[warp][1] = equal;
@@ -314,9 +343,8 @@ __global__ void __launch_bounds__(kSelectThreads) select_kernel(const Batch batc
     equal_before += warp_counts[w][1];
   }
   const unsigned lower_lanes = (1u << lane) - 1;
-  for (std::int64_t base = first; base < last; base += 32) {
+  const auto write = [&](std::int64_t base, std::uint32_t key) {
     const std::int64_t i = base + lane;
-    const std::uint32_t key = i < last ? sortable(scores[i]) : 0;
     const bool is_above = i < last && key > prefix;
     const bool is_equal = i < last && key == prefix;
     const unsigned above_mask = __ballot_sync(~0u, is_above);
@@ -326,7 +354,12 @@ __global__ void __launch_bounds__(kSelectThreads) select_kernel(const Batch batc
       selected[above_before + __popc(above_mask & lower_lanes) + min(left, equals)] = static_cast<std::int32_t>(i);
     above_before += __popc(above_mask);
     equal_before += __popc(equal_mask);
-  }
+  };
+#pragma unroll
+  for (int j = 0; j < kHeld; ++j)
+    if (first + 32 * j < last) write(first + 32 * j, held[j]);
+  for (std::int64_t base = first + 32 * kHeld; base < last; base += 32)
+    write(base, base + lane < last ? sortable(scores[base + lane]) : 0);
   parts_sync<kParts>();  // nobody reads this block's counts any more
 }
 
@@ -340,13 +373,16 @@ __global__ void take_all_kernel(const Batch batch, const IndexTopk p) {
 
 }  // namespace
 
+void index_queries(const Batch& batch, const IndexTopk& p, cudaStream_t stream) {
+  const auto heads = static_cast<unsigned>((static_cast<std::int64_t>(batch.rows) * p.heads + 3) / 4);
+  launch(query_kernel, dim3(heads), 128, static_cast<std::size_t>(p.dim) * 4 * sizeof(float), stream, batch, p);
+}
+
 void index_topk(const Batch& batch, const IndexTopk& p, cudaStream_t stream) {
-  if (p.max_visible <= p.topk) {
+  if (!p.selects()) {
     take_all_kernel<<<static_cast<unsigned>(batch.rows), 128, 0, stream>>>(batch, p);
     return;
   }
-  const auto heads = static_cast<unsigned>((static_cast<std::int64_t>(batch.rows) * p.heads + 3) / 4);
-  launch(query_kernel, dim3(heads), 128, static_cast<std::size_t>(p.dim) * 4 * sizeof(float), stream, batch, p);
   const std::int64_t pitch = (p.max_visible + 127) / 128 * 128;
   const bool half = !p.exact && p.dim == kIndexDim && p.heads == kIndexHeads && p.format != KvFormat::kF32;
   for (int first = 0; first < batch.rows; first += p.score_rows) {

@@ -26,7 +26,12 @@ struct IndexTopk {
   std::int32_t* selected;      // out [rows, topk]
   std::int32_t* count;         // out [rows]
   bool exact;                  // f32 scores; otherwise tensor cores where the shape fits
+
+  /// Otherwise everything visible is kept, and nobody needs queries.
+  bool selects() const { return max_visible > topk; }
 };
+/// The queries, in place and as halves. They need no keys.
+void index_queries(const Batch& batch, const IndexTopk& p, cudaStream_t stream);
 void index_topk(const Batch& batch, const IndexTopk& p, cudaStream_t stream);
 
 }  // namespace ds4::cuda

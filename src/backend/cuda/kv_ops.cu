@@ -77,9 +77,26 @@ struct TokenState {
     return p.g[(segment.first_row + position - segment.first_position) * p.states.width + channel] +
            file_value(p.ape.type, p.ape.row(0, static_cast<unsigned>(position) % static_cast<unsigned>(p.ratio)), channel, p.ape.iq2);
   }
-  __device__ void store(std::int64_t position, int channel) const {
-    p.states.z(batch.tail(segment), position)[channel] = z(position, channel);
-    p.states.g(batch.tail(segment), position)[channel] = g(position, channel);
+  /// All channels, by the whole block; several are on their way before the first is stored.
+  __device__ void store(std::int64_t position) const {
+    constexpr int kTogether = 4;
+    float* to_z = p.states.z(batch.tail(segment), position);
+    float* to_g = p.states.g(batch.tail(segment), position);
+    for (int first = threadIdx.x; first < p.states.width; first += kTogether * kThreads) {
+      float zs[kTogether];
+      float gs[kTogether];
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) {
+        const int channel = min(first + i * kThreads, p.states.width - 1);
+        zs[i] = z(position, channel);
+        gs[i] = g(position, channel);
+      }
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) {
+        const int channel = first + i * kThreads;
+        if (channel < p.states.width) to_z[channel] = zs[i], to_g[channel] = gs[i];
+      }
+    }
   }
 };
 
@@ -116,8 +133,7 @@ __global__ void __launch_bounds__(kThreads) compress_kernel(const Batch batch, c
   const SegmentView& segment = batch.segments[batch.segment_of[row]];
   const std::int64_t position = batch.positions[row];
   const TokenState states{batch, p, segment};
-  if (segment.rows <= kRewindSlack)
-    for (int c = threadIdx.x; c < p.states.width; c += blockDim.x) states.store(position, c);
+  if (segment.rows <= kRewindSlack) states.store(position);
   if ((position + 1) % p.ratio != 0) return;
   const std::int64_t b = position / p.ratio;
   for (int n = threadIdx.x; n < p.row_width; n += blockDim.x) values[n] = pool(states, b, n);
@@ -127,13 +143,12 @@ __global__ void __launch_bounds__(kThreads) compress_kernel(const Batch batch, c
   else if (threadIdx.x < 32) encode_index_row(p.format, values, p.row_width, place);
 }
 
-__global__ void store_states_kernel(const Batch batch, const CompressRows p) {
+__global__ void __launch_bounds__(kThreads) store_states_kernel(const Batch batch, const CompressRows p) {
   const int row = blockIdx.x;
   const SegmentView& segment = batch.segments[batch.segment_of[row]];
   const std::int64_t position = batch.positions[row];
   if (segment.rows <= kRewindSlack || position < segment.first_position + segment.rows - p.states.slots) return;
-  const TokenState states{batch, p, segment};
-  for (int c = threadIdx.x; c < p.states.width; c += blockDim.x) states.store(position, c);
+  TokenState{batch, p, segment}.store(position);
 }
 
 }  // namespace
@@ -150,7 +165,7 @@ void store_window_rows(const Batch& batch, const WindowRows& p, cudaStream_t str
 void compress_rows(const Batch& batch, const CompressRows& p, bool long_segments, cudaStream_t stream) {
   const auto shared = static_cast<std::size_t>(p.row_width) * sizeof(float);
   launch(compress_kernel, dim3(static_cast<unsigned>(batch.rows)), kThreads, shared, stream, batch, p);
-  if (long_segments) store_states_kernel<<<static_cast<unsigned>(batch.rows), 256, 0, stream>>>(batch, p);
+  if (long_segments) store_states_kernel<<<static_cast<unsigned>(batch.rows), kThreads, 0, stream>>>(batch, p);
 }
 
 }  // namespace ds4::cuda

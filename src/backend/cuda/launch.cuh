@@ -20,8 +20,14 @@ __device__ __forceinline__ void wait_for_previous() {
 #endif
 }
 
-/// Set once, when the first device is opened.
-inline bool early_launch = false;  // and clusters of blocks, which came with it
+/// More shared memory than every kernel has, on the card at hand. One that cannot grant it fails the launch.
+template <typename Kernel>
+void allow_shared(Kernel* kernel, std::size_t bytes) {
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+}
+
+/// What the calling thread's card can do (Device::select()).
+inline thread_local bool early_launch = false;  // and clusters of blocks, which came with it
 
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::size_t shared, cudaStream_t stream,

@@ -5,6 +5,7 @@
 #include "backend/cuda/device_math.cuh"
 #include "backend/cuda/fragments.cuh"
 #include "backend/cuda/group_rows.cuh"
+#include "backend/cuda/launch.cuh"
 #include "backend/cuda/many_rows.h"
 
 namespace ds4::cuda {
@@ -13,8 +14,6 @@ inline constexpr int kBlockWarps = 4;
 inline constexpr int kTilesPerWarp = 4;
 inline constexpr int kBlockTiles = kBlockWarps * kTilesPerWarp;
 inline constexpr int kRowPitch = 320;  // bytes: 256 of activations, 64 that keep two rows off the same banks
-
-__device__ inline std::uint32_t shared_at(const void* at) { return static_cast<std::uint32_t>(__cvta_generic_to_shared(at)); }
 
 template <typename F>
 constexpr std::size_t many_rows_shared() {
@@ -139,8 +138,7 @@ void launch_many_rows(const ManyRows& p, std::int64_t blocks_of_rows, cudaStream
   const bool groups = has_warpgroups;
   const std::size_t shared = groups ? kGroupShared : many_rows_shared<F>();
   auto* kernel = groups ? &group_rows_kernel<F, kOutput> : &many_rows_kernel<F, kOutput>;
-  static const cudaError_t allowed = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
-  (void)allowed;  // a card that cannot grant it fails the launch
+  allow_shared(kernel, shared);
   const std::int64_t tiles = (groups ? kGroupTiles : kBlockTiles) / (kOutput == Output::kGated ? 2 : 1);
   const dim3 grid(static_cast<unsigned>(((p.outs + 15) / 16 + tiles - 1) / tiles), static_cast<unsigned>(blocks_of_rows),
                   static_cast<unsigned>(p.groups < 1 ? 1 : p.groups));

@@ -13,8 +13,8 @@ namespace ds4::cuda {
 
 inline constexpr int kBlockRows = 64;  // rows of activations that one block takes, without and with warpgroup products
 inline constexpr int kGroupBlockRows = 128;
-/// Set once, when the first device is opened: the card has warpgroup products.
-inline bool has_warpgroups = false;
+/// The calling thread's card has warpgroup products (Device::select()).
+inline thread_local bool has_warpgroups = false;
 inline int rows_of_block() { return has_warpgroups ? kGroupBlockRows : kBlockRows; }
 
 enum class Output { kPlain, kGated };

@@ -306,21 +306,7 @@ void CudaBackend::index_topk(const IndexTopkArgs& args) {
   const Dims& d = config_.dims;
   const int ratio = layer(args.layer).ratio;
   const std::int64_t max_visible = end_position_ / ratio;
-  // Beside the queries' second product, when all inputs are halves that are there already.
-  cudaStream_t on = stream();
-  if (running_[2] && args.qr.data == qr_source_ && args.x.data == half_source_ && matrix(args.q_b).tiled &&
-      matrix(args.proj).tiled) {
-    on = sides_[2];
-    device_.check(cudaStreamWaitEvent(on, query_fork_, 0), "fork");
-  } else {
-    join(2);
-  }
-  if (max_visible > d.index_topk) {
-    multiply(matrix(args.q_b), args.qr.data, batch_.rows, scratch_.index_queries, scratch_.wide_half, on);
-    multiply(matrix(args.proj), args.x.data, batch_.rows, scratch_.index_weights, scratch_.wide_half, on);
-  }
-  cuda::index_topk(batch_,
-                   {.queries = scratch_.index_queries,
+  const IndexTopk p{.queries = scratch_.index_queries,
                     .head_weights = scratch_.index_weights,
                     .frequencies = args.rope.data,
                     .pairs = static_cast<int>(args.rope.cols),
@@ -336,8 +322,21 @@ void CudaBackend::index_topk(const IndexTopkArgs& args) {
                     .score_rows = scratch_.score_rows,
                     .selected = args.selected.data,
                     .count = args.count.data,
-                    .exact = exact_},
-                   on);
+                    .exact = exact_};
+  // Queries beside the keys, and both beside the attention's queries, when all inputs are halves that are there already.
+  const bool apart = running_[2] && args.qr.data == qr_source_ && args.x.data == half_source_ && matrix(args.q_b).tiled &&
+                     matrix(args.proj).tiled;
+  if (!apart) join(2);
+  const cudaStream_t on = apart ? sides_[2] : stream();
+  if (p.selects()) {
+    const cudaStream_t queries = apart ? side(3) : stream();
+    multiply(matrix(args.proj), args.x.data, batch_.rows, scratch_.index_weights, scratch_.wide_half, queries);
+    if (apart) device_.check(cudaStreamWaitEvent(queries, query_fork_, 0), "fork");
+    multiply(matrix(args.q_b), args.qr.data, batch_.rows, scratch_.index_queries, scratch_.wide_half, queries);
+    index_queries(batch_, p, queries);
+    join(3, on);
+  }
+  cuda::index_topk(batch_, p, on);
   device_.launched("index_topk");
 }
 
@@ -453,7 +452,7 @@ void CudaBackend::route(const RouteArgs& args) {
                                 .scale = d.route_scale,
                                 .chosen = args.experts.data,
                                 .weights = args.weights.data};
-  if (batch_.rows > kFewRows) flush();
+  if (batch_.rows > kRowsThatChoose) flush();
 }
 
 void CudaBackend::experts(const ExpertsArgs& args) {

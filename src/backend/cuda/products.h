@@ -1,6 +1,6 @@
 // Matrix times activations, in two ways. Which one runs depends on the matrix and on the number of rows only, and
-// every output is one sum in a fixed order: a row's result does not depend on its neighbours among up to kFewRows rows. Gate
-// and up of the routed experts are the exception: how many warps share a sum depends on the number of (row, expert) pairs.
+// every output is one sum in a fixed order: a row's result does not depend on its neighbours among up to kFewRows rows. The
+// routed experts are the exception: how many warps share a sum depends on the number of (row, expert) pairs.
 //
 //   file_product    the weights as in the file, against f32: exact products, slow. Matrices that are not tiled.
 //   half_product    tiles against f16 on the tensor cores, f32 sums: up to kFewRows rows weights stream once through
@@ -17,6 +17,7 @@
 namespace ds4::cuda {
 
 inline constexpr int kFewRows = 16;
+inline constexpr int kDirectRows = 2;  // more rows of activations reach a product through shared memory
 
 inline constexpr int kNormRowsOfBlock = 2;  // more rows are work for a kernel
 
@@ -69,6 +70,7 @@ struct ExpertOutputs {
 };
 
 struct RouteChoice;
+inline constexpr int kRowsThatChoose = 2;
 
 /// Up to kFewRows rows. Routed experts on `stream`, the shared one on `beside` (y).
 struct FewExperts {

@@ -27,8 +27,10 @@ __device__ void norm_all_rows(const Product& p) {
   }
 }
 
-template <typename F, int N>
+/// kRing: activations through shared memory.
+template <typename F, int N, bool kRing>
 __global__ void __launch_bounds__(kWarps * 32, 2) few_rows_kernel(Product p, const __half* x, int warps_per_tile) {
+  extern __shared__ __align__(16) std::byte ring[];
   __shared__ uint4 table[kOctetEntries<F>];
   load_octets(table, p.m);
   __shared__ float parts[kWarps][N * 8][16];
@@ -36,21 +38,26 @@ __global__ void __launch_bounds__(kWarps * 32, 2) few_rows_kernel(Product p, con
   const int lane = threadIdx.x % 32;
   const int tiles_here = kWarps / warps_per_tile;
   const std::int64_t first_tile = static_cast<std::int64_t>(blockIdx.x) * tiles_here;
-  const std::int64_t tile = first_tile + warp / warps_per_tile;
+  const std::int64_t tile = min(first_tile + warp / warps_per_tile, (p.outs - 1) / 16);
   const std::int64_t group = blockIdx.y;
   x += group * p.m.in;
+  const std::byte* tiles = p.m.tile(0, group * (p.outs / 16) + tile);
+  const ColumnShare share{warp % warps_per_tile, warps_per_tile, static_cast<int>(p.m.column_tiles())};
+  const int rows = static_cast<int>(p.rows);
   float sum[N][4] = {};
-  if (tile * 16 >= p.outs) wait_for_previous();
-  else
-    accumulate<F, N, true>(p.m, p.m.tile(0, group * (p.outs / 16) + tile), warp % warps_per_tile,
-                     static_cast<int>(p.m.column_tiles()), warps_per_tile, x, p.x_stride, static_cast<int>(p.rows),
-                     octets_of(table), sum);
+  if constexpr (kRing) {
+    RowsThroughRing<N> source(x, p.x_stride, rows, share, ring);
+    accumulate<F, N>(p.m, tiles, share, source, octets_of(table), sum);
+  } else {
+    RowsFromMemory<N> source(x, p.x_stride, rows, share);
+    accumulate<F, N>(p.m, tiles, share, source, octets_of(table), sum);
+  }
 #pragma unroll
   for (int n = 0; n < N; ++n)
 #pragma unroll
     for (int i = 0; i < 4; ++i) parts[warp][n * 8 + lane % 4 * 2 + i % 2][lane / 4 + i / 2 * 8] = sum[n][i];
   __syncthreads();
-  for (int i = threadIdx.x; i < tiles_here * 16 * static_cast<int>(p.rows); i += blockDim.x) {
+  for (int i = threadIdx.x; i < tiles_here * 16 * rows; i += blockDim.x) {
     const int row = i / (tiles_here * 16);
     const int t = i % (tiles_here * 16) / 16;
     float v = 0;
@@ -79,10 +86,12 @@ void few_rows(const Product& p, const __half* x, cudaStream_t stream) {
   const int warps = choose_warps_per_tile(p.m, p.outs * p.groups);
   const int tiles_here = kWarps / warps;
   const dim3 blocks(static_cast<unsigned>(((p.outs + 15) / 16 + tiles_here - 1) / tiles_here), static_cast<unsigned>(p.groups));
-  if (p.rows <= 8) launch(few_rows_kernel<F, 1>, blocks, kWarps * 32, 0, stream, p, x, warps);
-  else launch(few_rows_kernel<F, 2>, blocks, kWarps * 32, 0, stream, p, x, warps);
+  const auto start = [&](auto* kernel, std::size_t shared) { launch(kernel, blocks, kWarps * 32, shared, stream, p, x, warps); };
+  // The ring pays where all warps read the same columns; else there is too much of it for what it saves.
+  const bool ring = warps == 1 && p.rows > kDirectRows;
+  if (p.rows <= 8) ring ? start(few_rows_kernel<F, 1, true>, RowsThroughRing<1>::bytes(1)) : start(few_rows_kernel<F, 1, false>, 0);
+  else ring ? start(few_rows_kernel<F, 2, true>, RowsThroughRing<2>::bytes(1)) : start(few_rows_kernel<F, 2, false>, 0);
 }
-
 
 }  // namespace
 

@@ -547,23 +547,17 @@ bool finishes_queries(const Attention& p, int rows) { return rows <= kSplitRows 
 bool sparse_attention(const Batch& batch, const Attention& p, cudaStream_t stream) {
   if (!fits_tensor_cores(p)) {
     const auto shared = static_cast<std::size_t>((1 + kFloatKeys) * p.head_dim) * sizeof(float);
-    static const cudaError_t allowed =
-        cudaFuncSetAttribute(float_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 96 * 1024);
-    (void)allowed;
+    allow_shared(float_kernel, 96 * 1024);
     float_kernel<<<dim3(static_cast<unsigned>(p.heads), static_cast<unsigned>(batch.rows)), kFloatThreads, shared, stream>>>(batch, p);
     return false;
   }
   const auto rows = static_cast<unsigned>(batch.rows);
   if (batch.rows > kSplitRows) {
-    static const cudaError_t allowed =
-        cudaFuncSetAttribute(tensor_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(sizeof(Space)));
-    (void)allowed;
+    allow_shared(tensor_kernel, sizeof(Space));
     tensor_kernel<<<dim3(static_cast<unsigned>(p.heads / kTensorHeads), rows), kThreads, sizeof(Space), stream>>>(batch, p);
     return true;
   }
-  static const cudaError_t allowed =
-      cudaFuncSetAttribute(few_tensor_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(sizeof(FewSpace)));
-  (void)allowed;
+  allow_shared(few_tensor_kernel, sizeof(FewSpace));
   const int head_groups = p.heads / kFewHeads;
   const auto groups = static_cast<int>((p.max_keys + kKeysAtOnce - 1) / kKeysAtOnce);
   const int splits = std::clamp(2 * p.multiprocessors / (batch.rows * head_groups), 1, std::min(groups, kMaxSplits));
