@@ -2,8 +2,8 @@
 # Builds the kernels, the model and ds4-bench for the card of this machine, with nothing but CMake, Ninja, g++ and nvcc, and
 # checks or times them:
 #   bench/gpu_check.sh check    every op against the reference; a small full-size model, eager against replayed
-#   bench/gpu_check.sh time     prefill and decode of the full-size synthetic model, and its ops
-#   bench/gpu_check.sh sanitize  the shipped model under Compute Sanitizer
+#   bench/gpu_check.sh time     prefill and decode of the full-size synthetic model, its ops, a load from a file; all cards
+#   bench/gpu_check.sh sanitize  the shipped model and the ops under Compute Sanitizer
 #   bench/gpu_check.sh golden   golden sets, and 20 prompts against the CPU's exact path; needs the libraries of a full build
 #                               (CMAKE_PREFIX_PATH may say where)
 # Results go to ${OUT:-build/gpu/out}. Each part stays under nine minutes on one H200.
@@ -36,21 +36,47 @@ check() {
 
 timing() {
   nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv,noheader | tee "$out/card.txt"
-  bench flash:43 --fill 2K,16K,64K,256K --gen-tokens 64 --csv "$out/decode.csv"
+  bench flash:43 --fill 2K,16K,64K,256K,1M --gen-tokens 64 --repeat 3 --csv "$out/decode.csv"
   bench flash:43 --ctx-start 4096 --ctx-max 16384 --step-incr 4096 --gen-tokens 0 --csv "$out/prefill.csv"
+  bench flash:43 --ctx-start 262144 --ctx-max 262144 --gen-tokens 0 --csv "$out/prefill-long.csv"
   local n
-  for n in 2 4 8 16; do bench flash:43 --fill 2K --gen-tokens 32 --sequences "$n" --csv "$out/decode$n.csv"; done
-  bench flash:43 --ctx-start 4096 --ctx-max 4096 --gen-tokens 16 --ops --roof-gbps 4300 --roof-tflops 788
+  for n in 2 4 8 16; do bench flash:43 --fill 2K --gen-tokens 32 --repeat 3 --sequences "$n" --csv "$out/decode$n.csv"; done
+  bench flash:43 --ctx-start 4096 --ctx-max 4096 --gen-tokens 16 --ops --ops-csv "$out/ops.csv" --roof-gbps 4300 --roof-tflops 788
+  load
+  (( $(nvidia-smi --list-gpus | wc -l) < 2 )) || several
+}
+
+# A file in memory, read as any file is: as many layers as half the memory holds.
+load() {
+  local room layers file=/dev/shm/ds4-load.gguf
+  room=$(($(df --output=avail -B1G /dev/shm | tail -1) - 4))
+  layers=$((room / 2)); ((layers <= 43)) || layers=43
+  echo "== load of flash:$layers from $file"
+  bench "flash:$layers" --synthetic-cache "$file" --fill 2K --gen-tokens 4 --csv "$out/load.csv"
+  rm -f "$file"
+}
+
+# The same model on one card and on all.
+several() {
+  local all
+  all=$(nvidia-smi --query-gpu=index --format=csv,noheader | sed 's/^/cuda:/' | paste -sd,)
+  build/gpu/bin/ds4-conformance --device "$all" --model models/ds4-nano.gguf
+  build/gpu/bin/ds4-bench --device "$all" --synthetic flash:43 --ctx-start 16384 --ctx-max 16384 --prefill-chunk 16384 --gen-tokens 32 \
+    --csv "$out/several.csv"
 }
 
 sanitize() {
-  local tool status=0
-  for tool in memcheck racecheck initcheck; do
-    echo "== $tool"
-    compute-sanitizer --tool "$tool" --error-exitcode 9 build/gpu/bin/ds4-conformance --device cuda --model models/ds4-nano.gguf --quick \
-      >"$out/$tool.log" 2>&1 || status=1
+  local status=0
+  check_with() {
+    local tool=$1
+    shift
+    echo "== $tool $*"
+    compute-sanitizer --tool "$tool" --error-exitcode 9 build/gpu/bin/ds4-conformance --device cuda --quick "$@" >"$out/$tool.log" 2>&1 || status=1
     tail -3 "$out/$tool.log"
-  done
+  }
+  check_with memcheck --model models/ds4-nano.gguf
+  check_with initcheck --model models/ds4-nano.gguf
+  check_with racecheck  # every op on small and uneven shapes: a model's thousands of steps take too long under it
   return $status
 }
 
