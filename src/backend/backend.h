@@ -21,6 +21,7 @@
 #include "backend/dims.h"
 #include "backend/kv_layout.h"
 #include "backend/tensor.h"
+#include "base/cpus.h"
 #include "base/result.h"
 
 namespace ds4 {
@@ -244,6 +245,8 @@ class Backend {
 struct BackendOptions {
   std::string device = "cpu";  // "cpu", "reference", "cuda" (the first card) or "cuda:N"
   int threads = 0;             // 0: one per physical core
+  Pinning pinning = Pinning::kAuto;  // cpu: whether threads stay on their CPUs
+  int memories = 0;                  // cpu: parts of weights and of the threads, unpinned; 0: as the machine has them
   std::string isa;             // cpu: force "scalar", "avx2", "avx512" or "neon"; empty: best (or DS4_CPU_ISA)
   bool quality = false;        // exact kernels: quantised weights against f32 activations
   bool repack = true;          // cpu: copy quantised weights into the layout that is read fastest; not with quality

@@ -75,6 +75,47 @@ TEST(ThreadPool, TasksGoToOneThreadEachAndStartAnewInEveryPhase) {
   for (const int count : taken) EXPECT_EQ(count, 6);
 }
 
+TEST(ThreadPool, EveryGroupHasTasksOfItsOwnAndTheOthersHelp) {
+  ThreadPool pool(5, "ds4-cpu", Placement::unpinned(5, 2));
+  ASSERT_EQ(pool.groups(), 2);
+  constexpr std::int64_t kTasks[2] = {700, 40};
+  std::vector<int> taken[2] = {std::vector<int>(700, 0), std::vector<int>(40, 0)};
+  std::vector<int> first(5, -1);
+  for (int phase = 0; phase < 3; ++phase) {
+    pool.run([&](int index, int) {
+      pool.take_tasks(
+          index, [&](int group) { return kTasks[group]; },
+          [&](int group, std::int64_t task) {
+            if (phase == 0 && first[static_cast<std::size_t>(index)] < 0) first[static_cast<std::size_t>(index)] = group;
+            ++taken[group][static_cast<std::size_t>(task)];
+          });
+    });
+  }
+  for (const auto& group : taken)
+    for (const int count : group) EXPECT_EQ(count, 3);
+  // Whoever came in time began with its own group; thread 0 is there from the start.
+  EXPECT_EQ(first[0], 0);
+  EXPECT_EQ(pool.group_of(4), 1);
+}
+
+TEST(ThreadPool, PinnedThreadsStayAndTheCallerIsFreeAfterwards) {
+  const std::vector<int> before = cpus::affinity();
+  const int last = before.back();
+  {
+    ThreadPool pool(2, "ds4-cpu", {.cpu = {last, before.front()}, .group = {0, 0}});
+    std::vector<int> seen[2];
+    pool.run([&](int index, int) { seen[index] = cpus::affinity(); });
+    EXPECT_EQ(seen[0], std::vector<int>{last});
+    EXPECT_EQ(seen[1], std::vector<int>{before.front()});
+    EXPECT_EQ(cpus::affinity(), std::vector<int>{last}) << "jobs follow each other: the caller stays";
+    pool.release_caller();
+    EXPECT_EQ(cpus::affinity(), before);
+    pool.run([&](int index, int) { seen[index] = cpus::affinity(); });
+    EXPECT_EQ(seen[0], std::vector<int>{last});
+  }
+  EXPECT_EQ(cpus::affinity(), before);
+}
+
 // Pauses longer than the spin time between jobs and inside phases: everybody has gone to sleep and must wake up.
 TEST(ThreadPool, SleepersWakeUp) {
   ThreadPool pool(3);

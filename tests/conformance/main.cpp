@@ -118,7 +118,7 @@ struct Candidate {
   std::string name;
   bool quality;
   std::unique_ptr<Rig> rig;
-  std::unique_ptr<Rig> other_threads;
+  std::unique_ptr<Rig> other_threads;  // and weights in parts, as on a machine with several memories
 };
 
 std::vector<Candidate> make_candidates(const Settings& settings, const Shape& shape, KvFormat format, int rows,
@@ -127,10 +127,12 @@ std::vector<Candidate> make_candidates(const Settings& settings, const Shape& sh
   for (const std::string& isa : settings.isas) {
     for (const bool quality : {false, true}) {
       if (quality && !with_quality) continue;
-      const auto rig = [&](int threads) {
-        return make_rig(device_options(settings, isa, threads, quality), shape, format, rows, context);
-      };
-      candidates.push_back({cat(device_name(settings, isa), quality ? "(quality)" : ""), quality, rig(settings.threads), rig(3)});
+      const BackendOptions options = device_options(settings, isa, settings.threads, quality);
+      BackendOptions other = options;
+      other.threads = 3;
+      other.memories = 2;
+      candidates.push_back({cat(device_name(settings, isa), quality ? "(quality)" : ""), quality,
+                            make_rig(options, shape, format, rows, context), make_rig(other, shape, format, rows, context)});
     }
   }
   return candidates;

@@ -308,7 +308,29 @@ TEST(Tiles, EveryRowIsReadOnceAndThenLetGo) {
   ASSERT_TRUE(matrix.ok());
   EXPECT_EQ(next, rows.data() + rows.size());
   EXPECT_GT(times, 1) << "not all at once";
-  EXPECT_EQ(matrix->memory.size(), tiled_bytes(weight));
+  ASSERT_EQ(matrix->parts.size(), 1U);
+  EXPECT_EQ(matrix->parts[0].memory.size(), tiled_bytes(weight));
+}
+
+TEST(Tiles, PartsOfSeveralMemoriesHoldTheSameTiles) {
+  constexpr std::int64_t in = 512, out = 16 * 37 + 5, count = 3;
+  std::vector<std::byte> rows(row_bytes(DType::kQ8_0, in) * out * count);
+  for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<std::byte>(i * 7 % 251);
+  const HostWeight weight{DType::kQ8_0, in, out, count, rows.data()};
+  ThreadPool one(2);
+  ThreadPool three(4, "ds4-cpu", Placement::unpinned(4, 3));
+  const KernelTable& kernels = *available_tables().front();
+  const auto whole = pack_tiles(weight, kernels, one);
+  const auto parts = pack_tiles(weight, kernels, three);
+  ASSERT_TRUE(whole.ok() && parts.ok());
+  ASSERT_EQ(parts->parts.size(), 3U);
+  const TileShape shape(weight.type, in, out);
+  for (std::int64_t m = 0; m < count; ++m)
+    for (std::int64_t t = 0; t < shape.tiles; ++t)
+      ASSERT_EQ(std::memcmp(whole->tile(shape, m, t), parts->tile(shape, m, t),
+                            static_cast<std::size_t>(shape.tile_bytes())),
+                0)
+          << m << " " << t;
 }
 
 TEST(Isa, UnknownNamesAreRefusedWithAList) {
