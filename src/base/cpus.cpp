@@ -12,8 +12,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
-#include <fstream>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <set>
 #include <sstream>
@@ -105,7 +105,8 @@ std::vector<Core> cores(std::span<const int> ids, const std::string& sysfs) {
     if (!name.starts_with("node")) continue;
     const std::vector<int> number = parse_list(std::string_view(name).substr(4));
     if (number.size() != 1) continue;
-    for (const int id : parse_list(first_line(entry.path().string() + "/cpulist").value_or(""))) node_of[id] = number[0];
+    for (const int id : parse_list(first_line(entry.path().string() + "/cpulist").value_or("")))
+      node_of[id] = number[0];
   }
   std::set<int> seen;  // a core is named by the lowest of its hyper-threads
   std::vector<Core> found;
@@ -129,8 +130,8 @@ Result<Placement> place_threads(int threads, Pinning pinning, std::span<const in
     return Error{ErrorCode::kUsage, cat("pinned threads: expected at most ", count, ", one for each core that this ",
                                         "process may use, found ", threads)};
   if (pinning == Pinning::kAuto) {
-    // Whoever shares the machine, by a mask, a quota or fewer threads, may share it with a second process like this one,
-    // which would choose the same CPUs.
+    // Whoever shares the machine, by a mask, a quota or fewer threads, may share it with a second process like this
+    // one, which would choose the same CPUs.
     const std::vector<int> online = parse_list(first_line(sysfs + "/devices/system/cpu/online").value_or(""));
     if (threads != count || has_quota || !std::equal(ids.begin(), ids.end(), online.begin(), online.end()))
       return Placement{};

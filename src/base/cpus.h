@@ -19,8 +19,9 @@ namespace ds4 {
 /// share. At least 1, never more than available_cpus().
 [[nodiscard]] int default_thread_count();
 
-/// Where the threads of a pool run. Thread i stays on cpu[i]; without CPUs the system moves threads as it likes. Threads
-/// whose CPUs share a memory (a NUMA node) are a group: what a thread of a group has first written lies near all of it.
+/// Where the threads of a pool run. Thread i stays on cpu[i]; without CPUs the system moves threads as it likes.
+/// Threads whose CPUs share a memory (a NUMA node) are a group: what a thread of a group has first written lies near
+/// all of it.
 struct Placement {
   std::vector<int> cpu;    // [threads] or empty
   std::vector<int> group;  // [threads] ascending from 0, or empty: all in one
@@ -65,8 +66,8 @@ struct Core {
 [[nodiscard]] std::optional<double> quota(const std::string& proc, const std::string& sysfs);
 }  // namespace cpus
 
-/// Whether this process may use the matrix unit of x86 (AMX, int8). The system keeps its registers only for processes that
-/// asked: the first call asks, before it the unit does not work.
+/// Whether this process may use the matrix unit of x86 (AMX, int8). The system keeps its registers only for processes
+/// that asked: the first call asks, before it the unit does not work.
 bool has_amx_int8();
 
 }  // namespace ds4

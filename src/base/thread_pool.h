@@ -10,9 +10,9 @@
 // while before it sleeps: a job that follows soon starts in about a microsecond. When there are more
 // threads than CPUs, spinning only keeps the others from working, and waiting threads yield and sleep instead.
 //
-// Threads may be pinned to CPUs (Placement). The caller is pinned by its first run() and free again after release_caller():
-// threads that it starts meanwhile would have its CPU for their own. Where threads are in groups, each group has tasks of
-// its own, those whose data lies in its memory, and helps the others when it has none left.
+// Threads may be pinned to CPUs (Placement). The caller is pinned by its first run() and free again after
+// release_caller(): threads that it starts meanwhile would have its CPU for their own. Where threads are in groups,
+// each group has tasks of its own, those whose data lies in its memory, and helps the others when it has none left.
 //
 // Owner: whoever made it, usually a backend. run() is called by one thread at a time and never from inside a job;
 // sync() and take_task() only inside a job. A job must not throw. run() and sync() do not allocate.

@@ -23,8 +23,8 @@ Result<std::unique_ptr<Backend>> create_cpu_backend(const BackendOptions& option
   const int threads = options.threads == 0 ? default_thread_count() : options.threads;
   DS4_ASSIGN_OR_RETURN(Placement placement, place_threads(threads, options.pinning));
   if (options.memories > 0) placement = Placement::unpinned(threads, options.memories);
-  return std::unique_ptr<Backend>(std::make_unique<cpu::CpuBackend>(*kernels, threads, std::move(placement),
-                                                                    options.quality, options.repack));
+  return std::unique_ptr<Backend>(
+      std::make_unique<cpu::CpuBackend>(*kernels, threads, std::move(placement), options.quality, options.repack));
 }
 
 std::vector<std::string> cpu_isa_names() {

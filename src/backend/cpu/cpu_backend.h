@@ -1,6 +1,6 @@
 // The host backend: a thread pool and the kernels of one instruction set. Ops run to their end when called; wait() only
-// lets the calling thread run on any CPU again. Each op is in the file of its name, split over outputs, rows or heads, never over the terms of a
-// sum: results do not depend on the number of threads or on what else is in the batch.
+// lets the calling thread run on any CPU again. Each op is in the file of its name, split over outputs, rows or heads,
+// never over the terms of a sum: results do not depend on the number of threads or on what else is in the batch.
 //
 // Memory: quantised matrices are repacked into tiles (tiles.h), unless they are to stay in the mapped file; vectors of
 // 16-bit floats become f32; all else stays where it is. configure() takes one block

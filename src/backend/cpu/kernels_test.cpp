@@ -327,9 +327,9 @@ TEST(Tiles, PartsOfSeveralMemoriesHoldTheSameTiles) {
   const TileShape shape(weight.type, in, out);
   for (std::int64_t m = 0; m < count; ++m)
     for (std::int64_t t = 0; t < shape.tiles; ++t)
-      ASSERT_EQ(std::memcmp(whole->tile(shape, m, t), parts->tile(shape, m, t),
-                            static_cast<std::size_t>(shape.tile_bytes())),
-                0)
+      ASSERT_EQ(
+          std::memcmp(whole->tile(shape, m, t), parts->tile(shape, m, t), static_cast<std::size_t>(shape.tile_bytes())),
+          0)
           << m << " " << t;
 }
 
