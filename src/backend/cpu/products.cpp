@@ -111,20 +111,6 @@ UnpackArgs Products::block_of(const OutputRange& range, int tile, std::int64_t b
   return {scratch.main, scratch.side, iq2_};
 }
 
-/// A block of a tile on its way to the caches. The processor does it for straight runs; a run of a tile ends after a
-/// few pages, and several tiles and their scales are many runs at once.
-void Products::fetch(const OutputRange& range, int tile, std::int64_t block) const {
-  const Weight& w = *range.weight;
-  const TileShape shape(w.type, w.in, w.out);
-  std::uint8_t* at =
-      static_cast<const TiledMatrix*>(w.data)->tile(shape, range.matrix, range.first / kTileOutputs + tile);
-  const auto lines = [](const std::uint8_t* from, int bytes) {
-    for (int i = 0; i < bytes; i += 64) __builtin_prefetch(from + i);
-  };
-  lines(shape.main(at, block), shape.bytes.main);
-  lines(shape.side(at, block), shape.bytes.side);
-}
-
 void Products::compute_int8(const OutputRange& range, const Activations& x, const std::int32_t* index, int count,
                             ProductScratch& scratch, TileResults& out) const {
   const Weight& w = *range.weight;
@@ -137,13 +123,8 @@ void Products::compute_int8(const OutputRange& range, const Activations& x, cons
   const int together = in_memory ? range.tiles() : 1;
   for (int first = 0; first < range.tiles(); first += together) {
     for (int t = first; t < first + together; ++t) std::fill_n(out[t][0], std::int64_t{count} * kTileOutputs, 0.0F);
-    const bool fetches = in_memory && count > 1;
-    for (int t = 0; fetches && t < together; ++t) fetch(range, t, 0);
     for (std::int64_t start = 0, b = 0; start < w.in; start += kPanelDepth, ++b) {
-      for (int t = 0; t < together; ++t) {
-        unpack(block_of(range, first + t, b, scratch), &scratch.panels[t]);
-        if (fetches && start + kPanelDepth < w.in) fetch(range, t, b + 1);
-      }
+      for (int t = 0; t < together; ++t) unpack(block_of(range, first + t, b, scratch), &scratch.panels[t]);
       for (int i = 0; i < count;) {
         const int run = straight_run(index + i, count - i);
         dot({.panels = scratch.panels,

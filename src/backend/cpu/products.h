@@ -110,7 +110,6 @@ class Products {
                      ProductScratch& scratch, TileResults& out) const;
   void compute_int8(const OutputRange& range, const Activations& x, const std::int32_t* index, int count,
                     ProductScratch& scratch, TileResults& out) const;
-  void fetch(const OutputRange& range, int tile, std::int64_t block) const;
   UnpackArgs block_of(const OutputRange& range, int tile, std::int64_t block, ProductScratch& scratch) const;
   /// Rows from `row` on, at most row_block() of them, for one run of outputs.
   void one_task(const Product& product, std::int64_t row, std::int64_t run, ProductScratch& scratch) const;
