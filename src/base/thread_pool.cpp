@@ -93,7 +93,8 @@ ThreadPool::ThreadPool(int threads, const std::string& name, Placement placement
     : size_(threads),
       spin_(threads <= available_cpus()),
       placement_(std::move(placement)),
-      next_task_(static_cast<std::size_t>(placement_.groups())) {
+      next_task_(static_cast<std::size_t>(placement_.groups())),
+      caller_cpus_(placement_.cpu.empty() ? std::vector<int>() : cpus::affinity()) {
   DS4_CHECK(threads >= 1);
   DS4_CHECK(placement_.cpu.empty() || placement_.cpu.size() == static_cast<std::size_t>(threads));
   DS4_CHECK(placement_.group.empty() || placement_.group.size() == static_cast<std::size_t>(threads));
@@ -161,7 +162,6 @@ void ThreadPool::begin_tasks() {
 }
 
 void ThreadPool::pin_caller() {
-  caller_cpus_ = cpus::affinity();
   pinned_caller_ = std::this_thread::get_id();
   run_on_cpus({placement_.cpu.data(), 1});
 }

@@ -115,7 +115,8 @@ class ThreadPool {
   std::vector<Counter> next_task_;  // one for each group
   std::atomic<bool> running_{false};
   std::thread::id pinned_caller_;  // none: the caller runs anywhere
-  std::vector<int> caller_cpus_;   // where it ran before
+  // Where it runs otherwise: asked when the pool is made, since another pool may have pinned it when this one does.
+  const std::vector<int> caller_cpus_;
   std::vector<std::thread> workers_;
 };
 

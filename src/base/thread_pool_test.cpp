@@ -121,6 +121,18 @@ TEST(ThreadPool, PinnedThreadsStayAndTheCallerIsFreeAfterwards) {
   EXPECT_EQ(cpus::affinity(), before);
 }
 
+TEST(ThreadPool, TwoPoolsInTurnLeaveTheCallerFree) {
+  const std::vector<int> before = cpus::affinity();
+  const Placement placement{.cpu = {before.back(), before.front()}, .group = {0, 0}};
+  ThreadPool first(2, "ds4-cpu", placement);
+  ThreadPool second(2, "ds4-cpu", placement);
+  first.run([](int, int) {});
+  second.run([](int, int) {});
+  first.release_caller();
+  second.release_caller();
+  EXPECT_EQ(cpus::affinity(), before);
+}
+
 // Pauses longer than the spin time between jobs and inside phases: everybody has gone to sleep and must wake up.
 TEST(ThreadPool, SleepersWakeUp) {
   ThreadPool pool(3);
