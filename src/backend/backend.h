@@ -21,6 +21,7 @@
 #include "backend/dims.h"
 #include "backend/kv_layout.h"
 #include "backend/tensor.h"
+#include "base/cpus.h"
 #include "base/result.h"
 
 namespace ds4 {
@@ -43,8 +44,8 @@ struct BatchView {
   std::span<const Segment> segments;
   std::span<const std::int32_t> logit_rows;  // rows whose logits are wanted, ascending
   /// The caller makes the same calls, with the same arguments, for every batch of so many rows and logit rows whose
-  /// segments have one row each, and neither reads nor hands on anything before the last: a device may record such a step
-  /// and replay it.
+  /// segments have one row each, and neither reads nor hands on anything before the last: a device may record such a
+  /// step and replay it.
   bool repeatable = false;
 };
 
@@ -185,7 +186,8 @@ class Backend {
   /// "reference", "cpu/avx512", ...: what runs, for people.
   virtual std::string name() const = 0;
 
-  /// How many rows of a prompt it computes together at a good speed: what a prefill chunk is unless somebody says otherwise.
+  /// How many rows of a prompt it computes together at a good speed: what a prefill chunk is unless somebody says
+  /// otherwise.
   virtual int good_rows() const { return 512; }
 
   /// Whether experts() can fill ExpertsArgs::inner.
@@ -205,9 +207,9 @@ class Backend {
   virtual void upload(void* device, const void* host, std::size_t bytes) = 0;
   /// Waits for the work before it; reports device faults.
   virtual Status download(void* host, const void* device, std::size_t bytes) = 0;
-  /// Copies to `to`, on this device, `bytes` at `data` that `from` has been asked to compute so far, before anything that is
-  /// asked of this device next; what `from` is asked next leaves them alone until then. By way of the host, where devices
-  /// know no shorter one.
+  /// Copies to `to`, on this device, `bytes` at `data` that `from` has been asked to compute so far, before anything
+  /// that is asked of this device next; what `from` is asked next leaves them alone until then. By way of the host,
+  /// where devices know no shorter one.
   virtual Status receive(void* to, Backend& from, const void* data, std::size_t bytes);
 
   // --- KV memory: pages and tails are numbered slots; the owner counts references
@@ -242,11 +244,13 @@ class Backend {
 };
 
 struct BackendOptions {
-  std::string device = "cpu";  // "cpu", "reference", "cuda" (the first card) or "cuda:N"
-  int threads = 0;             // 0: one per physical core
-  std::string isa;             // cpu: force "scalar", "avx2", "avx512" or "neon"; empty: best (or DS4_CPU_ISA)
-  bool quality = false;        // exact kernels: quantised weights against f32 activations
-  bool repack = true;          // cpu: copy quantised weights into the layout that is read fastest; not with quality
+  std::string device = "cpu";        // "cpu", "reference", "cuda" (the first card) or "cuda:N"
+  int threads = 0;                   // 0: one per physical core
+  Pinning pinning = Pinning::kAuto;  // cpu: whether threads stay on their CPUs
+  int memories = 0;                  // cpu: parts of weights and of the threads, unpinned; 0: as the machine has them
+  std::string isa;                   // cpu: force "scalar", "avx2", "avx512" or "neon"; empty: best (or DS4_CPU_ISA)
+  bool quality = false;              // exact kernels: quantised weights against f32 activations
+  bool repack = true;  // cpu: copy quantised weights into the layout that is read fastest; not with quality
 };
 
 /// The devices of a list such as "cuda:0,cuda:1"; "cuda:all" stands for every card there is.

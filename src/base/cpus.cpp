@@ -12,10 +12,14 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <filesystem>
 #include <fstream>
+#include <map>
 #include <set>
 #include <sstream>
 #include <thread>
+
+#include "base/text.h"
 
 namespace ds4 {
 namespace cpus {
@@ -89,14 +93,58 @@ std::vector<int> parse_list(std::string_view text) {
 }
 
 int physical_cores(std::span<const int> ids, const std::string& sysfs) {
-  std::set<int> cores;  // a core is named by the lowest of its hyper-threads
+  return static_cast<int>(cores(ids, sysfs).size());
+}
+
+std::vector<Core> cores(std::span<const int> ids, const std::string& sysfs) {
+  std::map<int, int> node_of;
+  const std::filesystem::path nodes = sysfs + "/devices/system/node";
+  std::error_code none;
+  for (const auto& entry : std::filesystem::directory_iterator(nodes, none)) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with("node")) continue;
+    const std::vector<int> number = parse_list(std::string_view(name).substr(4));
+    if (number.size() != 1) continue;
+    for (const int id : parse_list(first_line(entry.path().string() + "/cpulist").value_or("")))
+      node_of[id] = number[0];
+  }
+  std::set<int> seen;  // a core is named by the lowest of its hyper-threads
+  std::vector<Core> found;
   for (const int id : ids) {
     const std::string topology = sysfs + "/devices/system/cpu/cpu" + std::to_string(id) + "/topology/";
-    const auto line = first_line(topology + "thread_siblings_list");
-    const std::vector<int> siblings = parse_list(line.value_or(""));
-    cores.insert(siblings.empty() ? id : *std::min_element(siblings.begin(), siblings.end()));
+    const std::vector<int> siblings = parse_list(first_line(topology + "thread_siblings_list").value_or(""));
+    if (!seen.insert(siblings.empty() ? id : *std::min_element(siblings.begin(), siblings.end())).second) continue;
+    const auto node = node_of.find(id);
+    found.push_back({id, node == node_of.end() ? 0 : node->second});
   }
-  return static_cast<int>(cores.size());
+  std::stable_sort(found.begin(), found.end(), [](const Core& a, const Core& b) { return a.node < b.node; });
+  return found;
+}
+
+Result<Placement> place_threads(int threads, Pinning pinning, std::span<const int> ids, bool has_quota,
+                                const std::string& sysfs) {
+  if (pinning == Pinning::kOff) return Placement{};
+  const std::vector<Core> all = cores(ids, sysfs);
+  const auto count = static_cast<int>(all.size());
+  if (pinning == Pinning::kOn && threads > count)
+    return Error{ErrorCode::kUsage, cat("pinned threads: expected at most ", count, ", one for each core that this ",
+                                        "process may use, found ", threads)};
+  if (pinning == Pinning::kAuto) {
+    // Whoever shares the machine, by a mask, a quota or fewer threads, may share it with a second process like this
+    // one, which would choose the same CPUs.
+    const std::vector<int> online = parse_list(first_line(sysfs + "/devices/system/cpu/online").value_or(""));
+    if (threads != count || has_quota || !std::equal(ids.begin(), ids.end(), online.begin(), online.end()))
+      return Placement{};
+  }
+  Placement placement;
+  int node = -1;
+  for (int thread = 0; thread < threads; ++thread) {
+    const Core& core = all[static_cast<std::size_t>(thread * count / threads)];
+    placement.cpu.push_back(core.cpu);
+    placement.group.push_back(thread == 0 ? 0 : placement.group.back() + (core.node != node ? 1 : 0));
+    node = core.node;
+  }
+  return placement;
 }
 
 std::optional<double> quota(const std::string& proc, const std::string& sysfs) {
@@ -161,6 +209,39 @@ int cut_by_quota(int count) {
 }  // namespace
 
 int available_cpus() { return cut_by_quota(static_cast<int>(cpus::affinity().size())); }
+
+Placement Placement::unpinned(int threads, int groups) {
+  Placement placement;
+  groups = std::clamp(groups, 1, threads);
+  for (int thread = 0; thread < threads; ++thread) placement.group.push_back(thread * groups / threads);
+  return placement;
+}
+
+std::optional<Pinning> pinning_from_name(std::string_view name) {
+  if (name == "auto") return Pinning::kAuto;
+  if (name == "off") return Pinning::kOff;
+  if (name == "on") return Pinning::kOn;
+  return std::nullopt;
+}
+
+Result<Placement> place_threads(int threads, Pinning pinning) {
+  return cpus::place_threads(threads, pinning, cpus::affinity(), cpus::quota("/proc", "/sys").has_value(), "/sys");
+}
+
+void run_on_cpus(std::span<const int> ids) {
+#ifdef __linux__
+  if (ids.empty()) return;
+  const int capacity = *std::max_element(ids.begin(), ids.end()) + 1;
+  cpu_set_t* const set = CPU_ALLOC(static_cast<std::size_t>(capacity));
+  const std::size_t bytes = CPU_ALLOC_SIZE(static_cast<std::size_t>(capacity));
+  CPU_ZERO_S(bytes, set);
+  for (const int id : ids) CPU_SET_S(static_cast<std::size_t>(id), bytes, set);
+  (void)::sched_setaffinity(0, bytes, set);
+  CPU_FREE(set);
+#else
+  (void)ids;
+#endif
+}
 
 int default_thread_count() { return cut_by_quota(cpus::physical_cores(cpus::affinity(), "/sys")); }
 

@@ -7,8 +7,9 @@
 #include <unistd.h>
 #endif
 
+#include <utility>
+
 #include "base/check.h"
-#include "base/cpus.h"
 
 namespace ds4 {
 
@@ -88,12 +89,20 @@ bool ThreadPool::Signal::spin_beyond(std::uint32_t seen, std::chrono::nanosecond
   return false;
 }
 
-ThreadPool::ThreadPool(int threads, const std::string& name) : size_(threads), spin_(threads <= available_cpus()) {
+ThreadPool::ThreadPool(int threads, const std::string& name, Placement placement)
+    : size_(threads),
+      spin_(threads <= available_cpus()),
+      placement_(std::move(placement)),
+      next_task_(static_cast<std::size_t>(placement_.groups())),
+      caller_cpus_(placement_.cpu.empty() ? std::vector<int>() : cpus::affinity()) {
   DS4_CHECK(threads >= 1);
+  DS4_CHECK(placement_.cpu.empty() || placement_.cpu.size() == static_cast<std::size_t>(threads));
+  DS4_CHECK(placement_.group.empty() || placement_.group.size() == static_cast<std::size_t>(threads));
   workers_.reserve(static_cast<std::size_t>(threads - 1));
   for (int index = 1; index < threads; ++index) {
     workers_.emplace_back([this, index, label = name + "-" + std::to_string(index)] {
       name_this_thread(label);
+      if (!placement_.cpu.empty()) run_on_cpus({&placement_.cpu[static_cast<std::size_t>(index)], 1});
       work(index);
     });
   }
@@ -101,6 +110,7 @@ ThreadPool::ThreadPool(int threads, const std::string& name) : size_(threads), s
 
 ThreadPool::~ThreadPool() {
   DS4_CHECK(!running_.load(std::memory_order_relaxed));
+  release_caller();
   job_ = {};
   start_.advance();
   for (std::thread& worker : workers_) worker.join();
@@ -118,7 +128,8 @@ void ThreadPool::work(int index) {
 
 void ThreadPool::run_job(Job job) {
   DS4_CHECK(!running_.exchange(true, std::memory_order_relaxed));  // one job at a time, and not from inside a job
-  next_task_.store(0, std::memory_order_relaxed);
+  if (!placement_.cpu.empty() && pinned_caller_ != std::this_thread::get_id()) pin_caller();
+  begin_tasks();
   if (size_ == 1) {
     job.call(job.context, 0, 1);
   } else {
@@ -141,9 +152,24 @@ void ThreadPool::sync() {
 bool ThreadPool::arrive() {
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 != size_) return false;
   arrived_.store(0, std::memory_order_relaxed);
-  next_task_.store(0, std::memory_order_relaxed);
+  begin_tasks();
   phase_.advance();
   return true;
+}
+
+void ThreadPool::begin_tasks() {
+  for (Counter& next : next_task_) next.value.store(0, std::memory_order_relaxed);
+}
+
+void ThreadPool::pin_caller() {
+  pinned_caller_ = std::this_thread::get_id();
+  run_on_cpus({placement_.cpu.data(), 1});
+}
+
+void ThreadPool::release_caller() {
+  if (pinned_caller_ != std::this_thread::get_id()) return;
+  run_on_cpus(caller_cpus_);
+  pinned_caller_ = {};
 }
 
 }  // namespace ds4

@@ -75,6 +75,64 @@ TEST(ThreadPool, TasksGoToOneThreadEachAndStartAnewInEveryPhase) {
   for (const int count : taken) EXPECT_EQ(count, 6);
 }
 
+TEST(ThreadPool, EveryGroupHasTasksOfItsOwnAndTheOthersHelp) {
+  ThreadPool pool(5, "ds4-cpu", Placement::unpinned(5, 2));
+  ASSERT_EQ(pool.groups(), 2);
+  constexpr std::int64_t kTasks[2] = {700, 40};
+  std::vector<int> taken[2] = {std::vector<int>(700, 0), std::vector<int>(40, 0)};
+  for (int phase = 0; phase < 3; ++phase) {
+    pool.run([&](int index, int) {
+      pool.take_tasks(
+          index, [&](int group) { return kTasks[group]; },
+          [&](int group, std::int64_t task) { ++taken[group][static_cast<std::size_t>(task)]; });
+    });
+  }
+  for (const auto& group : taken)
+    for (const int count : group) EXPECT_EQ(count, 3);
+}
+
+TEST(ThreadPool, TasksOfTheOwnGroupComeFirst) {
+  ThreadPool pool(2, "ds4-cpu", Placement::unpinned(2, 2));
+  std::vector<int> groups;
+  pool.run([&](int index, int) {
+    if (index == 1)
+      pool.take_tasks(
+          index, [](int group) { return 3 - group; }, [&](int group, std::int64_t) { groups.push_back(group); });
+    pool.sync();
+  });
+  EXPECT_EQ(groups, (std::vector<int>{1, 1, 0, 0, 0}));
+}
+
+TEST(ThreadPool, PinnedThreadsStayAndTheCallerIsFreeAfterwards) {
+  const std::vector<int> before = cpus::affinity();
+  const int last = before.back();
+  {
+    ThreadPool pool(2, "ds4-cpu", {.cpu = {last, before.front()}, .group = {0, 0}});
+    std::vector<int> seen[2];
+    pool.run([&](int index, int) { seen[index] = cpus::affinity(); });
+    EXPECT_EQ(seen[0], std::vector<int>{last});
+    EXPECT_EQ(seen[1], std::vector<int>{before.front()});
+    EXPECT_EQ(cpus::affinity(), std::vector<int>{last}) << "jobs follow each other: the caller stays";
+    pool.release_caller();
+    EXPECT_EQ(cpus::affinity(), before);
+    pool.run([&](int index, int) { seen[index] = cpus::affinity(); });
+    EXPECT_EQ(seen[0], std::vector<int>{last});
+  }
+  EXPECT_EQ(cpus::affinity(), before);
+}
+
+TEST(ThreadPool, TwoPoolsInTurnLeaveTheCallerFree) {
+  const std::vector<int> before = cpus::affinity();
+  const Placement placement{.cpu = {before.back(), before.front()}, .group = {0, 0}};
+  ThreadPool first(2, "ds4-cpu", placement);
+  ThreadPool second(2, "ds4-cpu", placement);
+  first.run([](int, int) {});
+  second.run([](int, int) {});
+  first.release_caller();
+  second.release_caller();
+  EXPECT_EQ(cpus::affinity(), before);
+}
+
 // Pauses longer than the spin time between jobs and inside phases: everybody has gone to sleep and must wake up.
 TEST(ThreadPool, SleepersWakeUp) {
   ThreadPool pool(3);

@@ -145,6 +145,15 @@ std::vector<Flag> device_flags(Options& o) {
        devices(o.devices)},
       {{"-t", "--threads"}, "N", "threads [one per core]", count(o.backend.threads, 1, 4096)},
       {{"--isa"}, "NAME", "instruction set of the cpu backend [the best]", text(o.backend.isa)},
+      {{"--cpu-pin"},
+       "auto|on|off",
+       "threads stay on a core each; auto: where all cores are free to use and used [auto]",
+       [&o](const std::string& flag, const std::string& value) -> Status {
+         const auto pinning = pinning_from_name(value);
+         if (!pinning) return refuse(flag, "auto, on or off", value);
+         o.backend.pinning = *pinning;
+         return {};
+       }},
       {{"--quality"}, "", "exact kernels", on(o.backend.quality)},
       {{"--no-repack"}, "", "cpu: read quantised weights as the file has them", off(o.backend.repack)},
       {{"--kv"},

@@ -60,12 +60,15 @@ TEST(BenchOptions, EveryFlagArrives) {
                         "--prefill-chunk",
                         "4096",
                         "--seed",
-                        "9"});
+                        "9",
+                        "--cpu-pin",
+                        "on"});
   ASSERT_TRUE(o.ok()) << o.error().message;
   EXPECT_EQ(o->synthetic->name(), "synthetic pro:4 mxfp4");
   EXPECT_THAT(o->devices, ElementsAre("cuda:0", "cuda:1"));
   EXPECT_FALSE(o->on_host());
   EXPECT_EQ(o->backend.threads, 3);
+  EXPECT_EQ(o->backend.pinning, Pinning::kOn);
   EXPECT_EQ(o->kv, KvFormat::kF16);
   EXPECT_EQ(o->ctx_start, 1024);
   EXPECT_EQ(o->ctx_max, 1048576);
@@ -105,6 +108,7 @@ TEST(BenchOptions, RefusalsNameTheFlag) {
       {{"-m"}, "-m: expected FILE"},
       {{"-m", "a", "--nonsense"}, "--nonsense"},
       {{"-m", "a", "--ops=yes"}, "--ops: expected no value"},
+      {{"-m", "a", "--cpu-pin", "maybe"}, "--cpu-pin: expected auto, on or off"},
       {{"-m", "a", "--ctx-max", "many"}, "--ctx-max"},
       {{"-m", "a", "--ctx-max", "12.5"}, "--ctx-max"},
       {{"-m", "a", "--ctx-max", "9999999999G"}, "--ctx-max"},

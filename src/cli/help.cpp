@@ -59,6 +59,8 @@ constexpr std::string_view kRuntime = R"(Runtime
   --backend NAME       cpu, cuda, cuda:N or reference (slow, exact) [cpu]; --cpu is --backend cpu. Several, with commas,
                        share the layers: cuda:0,cuda:1; cuda:all is every card. cuda takes them all if one is too small
   --isa NAME           instruction set of the cpu backend: scalar, avx2, avx512, neon [best]
+  --cpu-pin auto|on|off
+                       threads stay on a core each; auto: where all cores are free to use and used [auto]
   --quality            exact kernels in place of fast ones
   --prefill-chunk N    tokens of a prompt computed together [512; cuda: 4096 a card]
   --kv FORMAT          rows of the KV state: fp8 (the official rounding), f16, f32 [fp8]

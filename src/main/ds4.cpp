@@ -65,6 +65,9 @@ void add_options(CLI::App& app, Options& options, std::string& kv) {
     app.add_flag_callback(cat("--", name), [&engine, name] { engine.backend.device = name; });
   }
   app.add_option("--isa", engine.backend.isa);
+  app.add_option_function<std::string>(
+         "--cpu-pin", [&engine](const std::string& name) { engine.backend.pinning = *ds4::pinning_from_name(name); })
+      ->check(CLI::IsMember({"auto", "on", "off"}));
   app.add_flag("--quality", engine.backend.quality);
   app.add_option("--prefill-chunk", engine.prefill_chunk)->check(CLI::PositiveNumber);
   app.add_option("--kv", kv)->check(CLI::IsMember({"f32", "f16", "fp8"}));

@@ -59,6 +59,9 @@ void add_model_options(CLI::App& app, Flags& flags) {
     app.add_flag_callback(cat("--", name), [&engine, name] { engine.backend.device = name; });
   }
   app.add_option("--isa", engine.backend.isa);
+  app.add_option_function<std::string>(
+         "--cpu-pin", [&engine](const std::string& name) { engine.backend.pinning = *ds4::pinning_from_name(name); })
+      ->check(CLI::IsMember({"auto", "on", "off"}));
   app.add_flag("--quality", engine.backend.quality);
   app.add_option("--prefill-chunk", engine.prefill_chunk)->check(CLI::PositiveNumber);
   app.add_option("--mixed-prefill-quantum", flags.options.mixed_rows)->check(CLI::PositiveNumber);

@@ -74,7 +74,7 @@ constexpr std::string_view kModel = R"(Model and memory
   -t, --threads N       threads that compute [one per core]
   --backend NAME        cpu, cuda, cuda:N, cuda:all or reference [cpu]; --cpu, --cuda, --metal, --rocm for short.
                         Several, with commas, share the layers
-  --isa NAME  --quality as in ds4
+  --isa NAME  --cpu-pin WHEN  --quality as in ds4
   --prefill-chunk N     most tokens of a prompt computed together [512; cuda: 4096 a card]
   --mixed-prefill-quantum N  the same while other answers are being written [128]
   --kv FORMAT           rows of the KV state: fp8, f16, f32 [fp8]

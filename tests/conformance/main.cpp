@@ -23,12 +23,12 @@ namespace {
 struct Settings {
   std::string device = "cpu";
   std::vector<std::string> isas;  // empty: the device has none
-  std::string only;               // part of "op shape format ..."
+  std::vector<std::string> only;  // parts of "op shape format ...", any of them
   int threads = 0;
   bool verbose = false;
   bool time = false;
   bool processor_time = false;
-  bool quick = false;             // a minute's worth: small shapes, one batch size
+  bool quick = false;               // a minute's worth: small shapes, one batch size
   std::vector<std::string> models;  // check these files instead of the ops
 };
 
@@ -63,7 +63,9 @@ std::string device_name(const Settings& settings, const std::string& isa) {
 }
 
 bool wanted(const Settings& settings, const std::string& name) {
-  return settings.only.empty() || name.find(settings.only) != std::string::npos;
+  return settings.only.empty() || std::any_of(settings.only.begin(), settings.only.end(), [&](const std::string& part) {
+           return name.find(part) != std::string::npos;
+         });
 }
 
 // --- ops without KV state -------------------------------------------------------------------------------------------
@@ -72,7 +74,8 @@ bool wanted(const Settings& settings, const std::string& name) {
 enum class Arithmetic { kExact, kHalf, kInt8 };
 
 /// With f16 activations, on the root mean square difference: 2^-11 of each factor, and twice that through two products.
-/// Q4_K adds a rounded minimum to a rounded multiple of its scale, and random blocks cancel most of one against the other.
+/// Q4_K adds a rounded minimum to a rounded multiple of its scale, and random blocks cancel most of one against the
+/// other.
 double half_bound(DType type) { return type == DType::kQ4_K ? 2e-3 : 1e-3; }
 
 void compare(Report& report, const std::string& name, const DenseCase& c, DType type, Arithmetic arithmetic,
@@ -102,7 +105,8 @@ void check_reproducible(Report& report, const std::string& name, const DenseCase
       const auto at = static_cast<std::size_t>(first * batch[i].cols);
       const std::vector<float> floats(
           batch[i].floats.begin() + static_cast<std::ptrdiff_t>(std::min(at, batch[i].floats.size())),
-          batch[i].floats.begin() + static_cast<std::ptrdiff_t>(std::min(at + again[i].floats.size(), batch[i].floats.size())));
+          batch[i].floats.begin() +
+              static_cast<std::ptrdiff_t>(std::min(at + again[i].floats.size(), batch[i].floats.size())));
       report.check(same_bits(floats, again[i].floats), cat(name, ".", batch[i].name), what);
     }
   };
@@ -118,7 +122,7 @@ struct Candidate {
   std::string name;
   bool quality;
   std::unique_ptr<Rig> rig;
-  std::unique_ptr<Rig> other_threads;
+  std::unique_ptr<Rig> other_threads;  // and weights in parts, as on a machine with several memories
 };
 
 std::vector<Candidate> make_candidates(const Settings& settings, const Shape& shape, KvFormat format, int rows,
@@ -127,10 +131,13 @@ std::vector<Candidate> make_candidates(const Settings& settings, const Shape& sh
   for (const std::string& isa : settings.isas) {
     for (const bool quality : {false, true}) {
       if (quality && !with_quality) continue;
-      const auto rig = [&](int threads) {
-        return make_rig(device_options(settings, isa, threads, quality), shape, format, rows, context);
-      };
-      candidates.push_back({cat(device_name(settings, isa), quality ? "(quality)" : ""), quality, rig(settings.threads), rig(3)});
+      const BackendOptions options = device_options(settings, isa, settings.threads, quality);
+      BackendOptions other = options;
+      other.threads = 3;
+      other.memories = 2;
+      candidates.push_back({cat(device_name(settings, isa), quality ? "(quality)" : ""), quality,
+                            make_rig(options, shape, format, rows, context),
+                            make_rig(other, shape, format, rows, context)});
     }
   }
   return candidates;
@@ -151,14 +158,17 @@ void run_dense(const Settings& settings, Report& report) {
           if (!wanted(settings, name)) continue;
           const std::vector<Output> expected = c.run(*reference, first_rows(rows));
           reference->clear();
-          const bool may_round = c.int8_bound > 0 && (settings.device == "cuda" ? type != DType::kF32 : is_quantised(type));
+          const bool may_round =
+              c.int8_bound > 0 && (settings.device == "cuda" ? type != DType::kF32 : is_quantised(type));
           const Arithmetic rounded = settings.device == "cuda" ? Arithmetic::kHalf : Arithmetic::kInt8;
           for (const Candidate& device : candidates) {
             if (device.quality && !may_round) continue;
             const std::string full = cat(device.name, " ", name);
             const std::vector<Output> found = c.run(*device.rig, first_rows(rows));
-            compare(report, full, c, type, may_round && !device.quality ? rounded : Arithmetic::kExact, expected, found);
-            if (settings.device == "cpu") check_reproducible(report, full, c, *device.rig, *device.other_threads, found);
+            compare(report, full, c, type, may_round && !device.quality ? rounded : Arithmetic::kExact, expected,
+                    found);
+            if (settings.device == "cpu")
+              check_reproducible(report, full, c, *device.rig, *device.other_threads, found);
             device.rig->clear();
             device.other_threads->clear();
           }
@@ -186,7 +196,12 @@ std::vector<Script> scripts_of(const Shape& shape) {
   return {
       {"one by one", std::vector<Step>(12, Step{{0, 1}})},
       {"around 128", {{{0, 127}}, {{0, 1}}, {{0, 128}}, {{0, 129}}, {{0, 5}}}},
-      {"mixed", {{{0, 3}, {1, 200}, {2, 1}}, {{2, 64}, {0, 1}}, {{0, 65}, {1, 1}, {2, 2}}, {{1, 1}, {2, 1}, {0, 1}}, {{0, 130}, {2, 70}}}},
+      {"mixed",
+       {{{0, 3}, {1, 200}, {2, 1}},
+        {{2, 64}, {0, 1}},
+        {{0, 65}, {1, 1}, {2, 2}},
+        {{1, 1}, {2, 1}, {0, 1}},
+        {{0, 130}, {2, 70}}}},
       {"late", {{{0, 1}}, {{0, 2}, {1, 66}}, {{1, 1}, {0, 64}}}, 1021},
   };
 }
@@ -222,14 +237,17 @@ void compare_rounded_kv(Report& report, const std::string& name, const KvResult&
   };
   check("sparse_attention", worst, packed ? 1e-2 : 2e-3);
   if (chosen > 0)
-    report.check(missed * 50 <= chosen, cat("index_topk ", name), cat(missed, " of ", chosen, " rows are others, bound 2 %"));
+    report.check(missed * 50 <= chosen, cat("index_topk ", name),
+                 cat(missed, " of ", chosen, " rows are others, bound 2 %"));
   for (const auto& [sequence, rows] : expected.rows) {
     check("kv rows", distance(rows, found.rows.at(sequence)).mean, packed ? 1e-2 : 2e-3);
-    check("compressor states", distance(expected.states.at(sequence), found.states.at(sequence)).mean, half_bound(DType::kF16));
+    check("compressor states", distance(expected.states.at(sequence), found.states.at(sequence)).mean,
+          half_bound(DType::kF16));
   }
 }
 
-void compare_kv(Report& report, const std::string& name, const KvResult& expected, const KvResult& found, KvFormat format) {
+void compare_kv(Report& report, const std::string& name, const KvResult& expected, const KvResult& found,
+                KvFormat format) {
   double worst = 0;
   std::int64_t missed = 0;
   std::int64_t chosen = 0;
@@ -242,9 +260,11 @@ void compare_kv(Report& report, const std::string& name, const KvResult& expecte
                           std::back_inserter(common));
     missed += static_cast<std::int64_t>(std::max(token.selected.size(), other.selected.size()) - common.size());
   }
-  report.check(worst <= kv_bound(format), cat("sparse_attention ", name), cat("difference ", worst, ", bound ", kv_bound(format)));
+  report.check(worst <= kv_bound(format), cat("sparse_attention ", name),
+               cat("difference ", worst, ", bound ", kv_bound(format)));
   if (chosen > 0)  // near-ties may fall either way
-    report.check(missed * 200 <= chosen, cat("index_topk ", name), cat(missed, " of ", chosen, " rows are others, bound 0.5 %"));
+    report.check(missed * 200 <= chosen, cat("index_topk ", name),
+                 cat(missed, " of ", chosen, " rows are others, bound 0.5 %"));
   for (const auto& [sequence, rows] : expected.rows) {
     // Most values are equal; those beside a step of the format may be one step apart.
     const std::vector<float>& other = found.rows.at(sequence);
@@ -255,7 +275,8 @@ void compare_kv(Report& report, const std::string& name, const KvResult& expecte
       if (apart++ == 0) first = cat("; the first is ", i, ", expected ", rows[i], ", found ", other[i]);
     }
     const auto limit = format == KvFormat::kF32 ? 0 : static_cast<std::int64_t>(rows.size()) / 500;
-    report.check(apart <= limit, cat("kv rows ", name), cat(apart, " of ", rows.size(), " values differ, bound ", limit, first));
+    report.check(apart <= limit, cat("kv rows ", name),
+                 cat(apart, " of ", rows.size(), " values differ, bound ", limit, first));
     const double states = distance(expected.states.at(sequence), found.states.at(sequence)).largest;
     report.check(states <= 2e-5, cat("compressor states ", name), cat("difference ", states, ", bound 2e-05"));
   }
@@ -299,8 +320,10 @@ void run_kv(const Settings& settings, Report& report) {
             if (settings.device != "cpu") continue;
             const KvResult pieces = run(*device.rig, script, nullptr);
             const KvResult threads = run(*device.other_threads, script, nullptr);
-            report.check(same_kv(pieces, threads) && pieces.bytes == threads.bytes, full, "the same bits with 3 threads");
-            report.check(same_kv(pieces, run(*device.rig, in_one_go(script), nullptr)), full, "the same bits in one go");
+            report.check(same_kv(pieces, threads) && pieces.bytes == threads.bytes, full,
+                         "the same bits with 3 threads");
+            report.check(same_kv(pieces, run(*device.rig, in_one_go(script), nullptr)), full,
+                         "the same bits in one go");
           }
         }
       }
@@ -341,7 +364,8 @@ void time_kv(const Settings& settings, const std::string& isa) {
     for (const std::int64_t start : {std::int64_t{2000}, std::int64_t{32000}})
       for (const int ratio : {0, 4, 128})
         for (const int rows : {1, 128}) {
-          const std::string name = cat(device_name(settings, isa), " ", kv_format_name(format), " ratio ", ratio, " at ", start, " rows ", rows);
+          const std::string name = cat(device_name(settings, isa), " ", kv_format_name(format), " ratio ", ratio,
+                                       " at ", start, " rows ", rows);
           if (!wanted(settings, cat("kv ", name))) continue;
           const auto rig = make_rig(device_options(settings, isa, settings.threads), shape, format, rows, start + 1024);
           if (settings.processor_time) rig->use_processor_time();
@@ -353,10 +377,12 @@ void time_kv(const Settings& settings, const std::string& isa) {
 
 int usage() {
   std::fprintf(stderr,
-               "usage: ds4-conformance [--device NAME] [--isa NAME] [--threads N] [--only TEXT] [--quick] [--time] [--processor-time]\n"
+               "usage: ds4-conformance [--device NAME] [--isa NAME] [--threads N] [--only TEXT] [--quick] [--time] "
+               "[--processor-time]\n"
                "                       [--model FILE] [--verbose]\n"
                "  --model FILE  a whole model on the device against the exact cpu path, in place of the ops\n"
-               "  --only TEXT   cases whose name contains TEXT (\"kv \" and the layer, or \"op shape type rows n\")\n");
+               "  --only TEXT   cases whose name contains TEXT (\"kv \" and the layer, or \"op shape type rows n\"); "
+               "may be repeated\n");
   return 2;
 }
 
@@ -372,7 +398,7 @@ int run(int argc, char** argv) {
     else if (flag == "--device" && has_value) settings.device = argv[++i];
     else if (flag == "--isa" && has_value) settings.isas.push_back(argv[++i]);
     else if (flag == "--model" && has_value) settings.models.push_back(argv[++i]);
-    else if (flag == "--only" && has_value) settings.only = argv[++i];
+    else if (flag == "--only" && has_value) settings.only.emplace_back(argv[++i]);
     else if (flag == "--threads" && has_value) settings.threads = std::atoi(argv[++i]);
     else return usage();
   }
@@ -386,7 +412,8 @@ int run(int argc, char** argv) {
   }
   Report report(settings.verbose);
   for (const std::string& model : settings.models)
-    for (const std::string& isa : settings.isas) run_model(model, device_options(settings, isa, settings.threads), settings.quick, report);
+    for (const std::string& isa : settings.isas)
+      run_model(model, device_options(settings, isa, settings.threads), settings.quick, report);
   if (settings.models.empty()) {
     run_dense(settings, report);
     run_kv(settings, report);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <utility>
 
 #include "backend/cpu/create.h"
 #include "backend/cpu/isa.h"
@@ -20,8 +21,10 @@ Result<std::unique_ptr<Backend>> create_cpu_backend(const BackendOptions& option
   if (options.threads < 0)
     return Error{ErrorCode::kUsage, cat("threads: expected 0 (one per core) or more, found ", options.threads)};
   const int threads = options.threads == 0 ? default_thread_count() : options.threads;
+  DS4_ASSIGN_OR_RETURN(Placement placement, place_threads(threads, options.pinning));
+  if (options.memories > 0) placement = Placement::unpinned(threads, options.memories);
   return std::unique_ptr<Backend>(
-      std::make_unique<cpu::CpuBackend>(*kernels, threads, options.quality, options.repack));
+      std::make_unique<cpu::CpuBackend>(*kernels, threads, std::move(placement), options.quality, options.repack));
 }
 
 std::vector<std::string> cpu_isa_names() {
@@ -73,8 +76,12 @@ void copy(std::span<std::byte> to, std::span<const std::byte> from) {
 
 }  // namespace
 
-CpuBackend::CpuBackend(const KernelTable& kernels, int threads, bool quality, bool repack)
-    : kernels_(kernels), quality_(quality), repack_(repack && !quality), pool_(threads), products_(kernels, quality) {}
+CpuBackend::CpuBackend(const KernelTable& kernels, int threads, Placement placement, bool quality, bool repack)
+    : kernels_(kernels),
+      quality_(quality),
+      repack_(repack && !quality),
+      pool_(threads, "ds4-cpu", std::move(placement)),
+      products_(kernels, quality) {}
 
 std::string CpuBackend::name() const { return cat("cpu/", kernels_.name); }
 
@@ -95,6 +102,7 @@ Result<Weight> CpuBackend::load(const HostWeight& weight) {
   Weight loaded{weight.type, weight.in, weight.out, weight.count, weight.data, 0};
   if (goes_to_tiles(weight)) {
     DS4_ASSIGN_OR_RETURN(TiledMatrix matrix, pack_tiles(weight, kernels_, pool_));
+    pool_.release_caller();
     loaded.data = tiled_.emplace_back(std::make_unique<TiledMatrix>(std::move(matrix))).get();
     loaded.layout = kTiles;
     return loaded;

@@ -1,6 +1,6 @@
-// The host backend: a thread pool and the kernels of one instruction set. Ops run to their end when called; wait() has
-// nothing left to do. Each op is in the file of its name, split over outputs, rows or heads, never over the terms of a
-// sum: results do not depend on the number of threads or on what else is in the batch.
+// The host backend: a thread pool and the kernels of one instruction set. Ops run to their end when called; wait() only
+// lets the calling thread run on any CPU again. Each op is in the file of its name, split over outputs, rows or heads,
+// never over the terms of a sum: results do not depend on the number of threads or on what else is in the batch.
 //
 // Memory: quantised matrices are repacked into tiles (tiles.h), unless they are to stay in the mapped file; vectors of
 // 16-bit floats become f32; all else stays where it is. configure() takes one block
@@ -25,7 +25,7 @@ namespace ds4::cpu {
 
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(const KernelTable& kernels, int threads, bool quality, bool repack);
+  CpuBackend(const KernelTable& kernels, int threads, Placement placement, bool quality, bool repack);
 
   std::string name() const override;
   bool shows_inner() const override { return true; }
@@ -64,7 +64,10 @@ class CpuBackend final : public Backend {
   void experts(const ExpertsArgs& args) override;
   void hc_head(const HcHeadArgs& args) override;
   void logits(const LogitsArgs& args) override;
-  Status wait() override { return {}; }
+  Status wait() override {
+    pool_.release_caller();
+    return {};
+  }
 
  private:
   Sizes sizes() const { return {config_, pool_.size(), quality_}; }

@@ -55,10 +55,10 @@ constexpr int kMaxSideBytes = 320;
 ///   w[output][input] = scale[group][output] * (q - bias) - min[group][output]
 /// Groups are of 32 inputs, but minima of Q2_K of 16; Q2_K has its small scales in q and one scale per output.
 struct alignas(64) Panel {
-  const uint8_t* q;  // [kPanelDepth / 4][kTileOutputs][4]: in `room`, or in the tile
   float scale[8][kTileOutputs];
   float min[16][kTileOutputs];
-  alignas(64) uint8_t room[kPanelDepth / 4][kTileOutputs][4];
+  uint8_t room[kPanelDepth / 4][kTileOutputs][4];
+  const uint8_t* q;  // [kPanelDepth / 4][kTileOutputs][4]: in `room`, or in the tile
 };
 
 /// Tables of the IQ2_XXS format.

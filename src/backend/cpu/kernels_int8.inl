@@ -61,18 +61,23 @@ inline F32 add_group(F32 acc, I32 dot, const QuantBlock& x, int group, F32 scale
   return madd(mul(to_float(dot), splat(x.scale[group])), scale, acc);
 }
 
-/// What is left when all groups are in: `part` is their sum where it has no scale yet.
-template <Scaling scaling>
-inline F32 finish_row(F32 acc, F32 part, const QuantBlock& x, const Panel& panel, int lane, int groups) {
-  if (scaling == Scaling::kSigned) return part;
-  if (scaling == Scaling::kMinima) {
-    for (int g = 0; g < groups; ++g)
-      part = nmadd(load(panel.min[g] + lane), splat(x.group_sum[2 * g] + x.group_sum[2 * g + 1]), part);
-    return part;
+/// What is left when all groups are in: the minima. All rows and panels take a step together, so that they share what
+/// is loaded and none waits for the sum of its own step before.
+template <Scaling scaling, int R, int P>
+inline void subtract_minima(F32 (&part)[P][R], const QuantBlock* const (&x)[R], const Panel* panels, int lane,
+                            int groups) {
+  if (scaling == Scaling::kSigned) return;
+  const int steps = scaling == Scaling::kOnce ? 2 * groups : groups;
+  for (int g = 0; g < steps; ++g) {
+    F32 sums[R];
+    for (int r = 0; r < R; ++r)
+      sums[r] =
+          splat(scaling == Scaling::kOnce ? x[r]->group_sum[g] : x[r]->group_sum[2 * g] + x[r]->group_sum[2 * g + 1]);
+    for (int p = 0; p < P; ++p) {
+      const F32 minimum = load(panels[p].min[g] + lane);
+      for (int r = 0; r < R; ++r) part[p][r] = nmadd(minimum, sums[r], part[p][r]);
+    }
   }
-  acc = madd(part, load(panel.scale[0] + lane), acc);
-  for (int g = 0; g < 2 * groups; ++g) acc = nmadd(load(panel.min[g] + lane), splat(x.group_sum[g]), acc);
-  return acc;
 }
 
 /// R rows, P panels, one vector of outputs of each.
@@ -109,11 +114,15 @@ inline void panel_rows(const PanelDotArgs& a, int first_panel, int row) {
         for (int r = 0; r < R; ++r) part[p][r] = add_group<scaling>(part[p][r], dot[p][r], *x[r], g, scale);
       }
     }
-    for (int p = 0; p < P; ++p)
-      for (int r = 0; r < R; ++r) {
-        float* out = results + p * a.panel_stride + r * kTileOutputs + lane;
-        store(out, finish_row<scaling>(load(out), part[p][r], *x[r], panels[p], lane, groups));
+    if (scaling == Scaling::kOnce)
+      for (int p = 0; p < P; ++p) {
+        const F32 scale = load(panels[p].scale[0] + lane);
+        for (int r = 0; r < R; ++r)
+          part[p][r] = madd(part[p][r], scale, load(results + p * a.panel_stride + r * kTileOutputs + lane));
       }
+    subtract_minima<scaling, R, P>(part, x, panels, lane, groups);
+    for (int p = 0; p < P; ++p)
+      for (int r = 0; r < R; ++r) store(results + p * a.panel_stride + r * kTileOutputs + lane, part[p][r]);
   }
 }
 

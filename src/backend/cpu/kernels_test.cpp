@@ -291,6 +291,85 @@ TEST_P(Kernels, DotsAreTheSameBitsForAnyNumberOfRowsAndOnTheMatrixUnit) {
   }
 }
 
+/// The blocks of a query's keys: larger and larger scores, then small ones; the last block is not full.
+constexpr int kBlocks[] = {kKeyBlock, kKeyBlock, 5, kKeyBlock, 1};
+constexpr float kLoudness[] = {0.1F, 1.0F, 3.0F, 0.2F, 4.0F};
+
+TEST_P(Kernels, AttentionOverSeveralBlocksIsOneSoftmax) {
+  for (const auto& [heads, dim] : {std::pair{5, 42}, std::pair{8, 128}}) {
+    const std::vector<float> q = noise(71, static_cast<std::size_t>(heads * dim));
+    std::vector<std::vector<float>> keys;
+    std::vector<float> largest(static_cast<std::size_t>(heads), -std::numeric_limits<float>::infinity());
+    std::vector<float> total(static_cast<std::size_t>(heads), 0.0F);
+    std::vector<float> out(static_cast<std::size_t>(heads * dim), 0.0F);
+    std::vector<float> scores(static_cast<std::size_t>(heads * kKeyBlock));
+    for (std::size_t block = 0; block < std::size(kBlocks); ++block) {
+      const std::size_t first = keys.size();
+      for (int i = 0; i < kBlocks[block]; ++i)
+        keys.push_back(noise(100 + keys.size(), static_cast<std::size_t>(dim), kLoudness[block]));
+      std::vector<const float*> rows;
+      for (std::size_t i = first; i < keys.size(); ++i) rows.push_back(keys[i].data());
+      k().attend({.q = q.data(),
+                  .heads = heads,
+                  .dim = dim,
+                  .scale = 0.8F,
+                  .keys = rows.data(),
+                  .count = kBlocks[block],
+                  .scores = scores.data(),
+                  .largest = largest.data(),
+                  .total = total.data(),
+                  .out = out.data()});
+    }
+    for (int h = 0; h < heads; ++h) {
+      std::vector<double> score;
+      for (const auto& key : keys) {
+        double s = 0;
+        for (int d = 0; d < dim; ++d)
+          s += static_cast<double>(q[static_cast<std::size_t>(h * dim + d)]) * key[static_cast<std::size_t>(d)];
+        score.push_back(0.8 * s);
+      }
+      const double top = *std::max_element(score.begin(), score.end());
+      double sum = 0;
+      for (double& s : score) sum += s = std::exp(s - top);
+      for (int d = 0; d < dim; ++d) {
+        double expected = 0;
+        for (std::size_t n = 0; n < keys.size(); ++n) expected += score[n] / sum * keys[n][static_cast<std::size_t>(d)];
+        const auto found = out[static_cast<std::size_t>(h * dim + d)] / total[static_cast<std::size_t>(h)];
+        ASSERT_NEAR(found, expected, 2e-5) << heads << " heads of " << dim << ": head " << h << ", dimension " << d;
+      }
+    }
+  }
+}
+
+TEST_P(Kernels, IndexScoresCountOnlyWhatIsAboveZero) {
+  constexpr int heads = 6, dim = 50, count = 23;
+  const std::vector<float> q = noise(81, heads * dim);
+  const std::vector<float> weights = noise(82, heads);
+  std::vector<std::vector<float>> keys;
+  std::vector<const float*> rows;
+  for (int n = 0; n < count; ++n) keys.push_back(noise(200 + static_cast<std::uint64_t>(n), dim));
+  for (const auto& key : keys) rows.push_back(key.data());
+  std::vector<float> products(heads * kKeyBlock), scores(count + 1, 77.0F);
+  k().index_scores({.q = q.data(),
+                    .weights = weights.data(),
+                    .heads = heads,
+                    .dim = dim,
+                    .keys = rows.data(),
+                    .count = count,
+                    .products = products.data(),
+                    .scores = scores.data()});
+  EXPECT_EQ(scores[count], 77.0F) << "written beyond the keys";
+  for (std::size_t n = 0; n < count; ++n) {
+    double expected = 0;
+    for (std::size_t h = 0; h < heads; ++h) {
+      double product = 0;
+      for (std::size_t d = 0; d < dim; ++d) product += static_cast<double>(q[h * dim + d]) * keys[n][d];
+      expected += weights[h] * std::max(0.0, product);
+    }
+    ASSERT_NEAR(scores[n], expected, 1e-5) << "key " << n;
+  }
+}
+
 TEST(Tiles, EveryRowIsReadOnceAndThenLetGo) {
   constexpr std::int64_t in = 4096, out = 5000;
   const std::size_t row = row_bytes(DType::kQ8_0, in);
@@ -308,7 +387,29 @@ TEST(Tiles, EveryRowIsReadOnceAndThenLetGo) {
   ASSERT_TRUE(matrix.ok());
   EXPECT_EQ(next, rows.data() + rows.size());
   EXPECT_GT(times, 1) << "not all at once";
-  EXPECT_EQ(matrix->memory.size(), tiled_bytes(weight));
+  ASSERT_EQ(matrix->parts.size(), 1U);
+  EXPECT_EQ(matrix->parts[0].memory.size(), tiled_bytes(weight));
+}
+
+TEST(Tiles, PartsOfSeveralMemoriesHoldTheSameTiles) {
+  constexpr std::int64_t in = 512, out = 16 * 37 + 5, count = 3;
+  std::vector<std::byte> rows(row_bytes(DType::kQ8_0, in) * out * count);
+  for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<std::byte>(i * 7 % 251);
+  const HostWeight weight{DType::kQ8_0, in, out, count, rows.data()};
+  ThreadPool one(2);
+  ThreadPool three(4, "ds4-cpu", Placement::unpinned(4, 3));
+  const KernelTable& kernels = *available_tables().front();
+  const auto whole = pack_tiles(weight, kernels, one);
+  const auto parts = pack_tiles(weight, kernels, three);
+  ASSERT_TRUE(whole.ok() && parts.ok());
+  ASSERT_EQ(parts->parts.size(), 3U);
+  const TileShape shape(weight.type, in, out);
+  for (std::int64_t m = 0; m < count; ++m)
+    for (std::int64_t t = 0; t < shape.tiles; ++t)
+      ASSERT_EQ(
+          std::memcmp(whole->tile(shape, m, t), parts->tile(shape, m, t), static_cast<std::size_t>(shape.tile_bytes())),
+          0)
+          << m << " " << t;
 }
 
 TEST(Isa, UnknownNamesAreRefusedWithAList) {

@@ -211,9 +211,11 @@ void CpuBackend::experts(const ExpertsArgs& args) {
   const int inner_tiles = Products::group(rows);
   const int outer_tiles = static_cast<int>(
       std::clamp<std::int64_t>(runs(dims.hidden, 1) / (std::int64_t{8} * pool_.size()), 1, kTileGroup));
-  const std::int64_t routed_runs = runs(dims.expert_ff, inner_tiles);
-  const std::int64_t routed_tasks = active * routed_runs;
-  const std::int64_t inner_tasks = routed_tasks + runs(dims.shared_ff, inner_tiles);
+  // Of every expert a group of threads has the outputs that lie in its memory.
+  const auto runs_of_group = [&](std::int64_t outputs, int tiles, int group) {
+    const Share own = tiles_of_group((outputs + kTileOutputs - 1) / kTileOutputs, group, pool_.groups());
+    return Share{(own.first + tiles - 1) / tiles, (own.last + tiles - 1) / tiles};
+  };
   const auto int8 = [&](const Weight& w) { return products_.uses_int8(w, false); };
   const bool routed_int8 = int8(args.gate) || int8(args.up);
 
@@ -230,23 +232,34 @@ void CpuBackend::experts(const ExpertsArgs& args) {
           scratch.pair_blocks[b * pairs + i] = scratch.x[b * rows + scratch.row[i]];
       pool_.sync();
     }
-    for (auto task = pool_.take_task(); task < inner_tasks; task = pool_.take_task()) {
-      const bool routed = task < routed_tasks;
-      const ExpertGroup group = group_of(routed ? task / routed_runs : active);
-      inner_run(products_, kernels_, group, inner_tiles, routed ? task % routed_runs : task - routed_tasks, own);
-    }
+    const auto inner_tasks = [&](int memory) {
+      const Share routed = runs_of_group(dims.expert_ff, inner_tiles, memory);
+      const Share shared = runs_of_group(dims.shared_ff, inner_tiles, memory);
+      return active * (routed.last - routed.first) + shared.last - shared.first;
+    };
+    pool_.take_tasks(thread, inner_tasks, [&](int memory, std::int64_t task) {
+      const Share routed = runs_of_group(dims.expert_ff, inner_tiles, memory);
+      const std::int64_t width = routed.last - routed.first;
+      if (task < active * width)
+        return inner_run(products_, kernels_, group_of(task / width), inner_tiles, routed.first + task % width, own);
+      const std::int64_t first = runs_of_group(dims.shared_ff, inner_tiles, memory).first;
+      inner_run(products_, kernels_, group_of(active), inner_tiles, first + task - active * width, own);
+    });
     pool_.sync();
     if (int8(args.down)) products_.quantise(routed_h, thread, threads);
     if (int8(args.shared_down)) products_.quantise(shared_h, thread, threads);
     if (int8(args.down) || int8(args.shared_down)) pool_.sync();
     // One thread adds up all experts for its columns, in order.
-    for (auto run = pool_.take_task(); run < runs(dims.hidden, outer_tiles); run = pool_.take_task()) {
+    const auto outer_runs = [&](int memory) { return runs_of_group(dims.hidden, outer_tiles, memory); };
+    const auto outer_tasks = [&](int memory) { return outer_runs(memory).last - outer_runs(memory).first; };
+    pool_.take_tasks(thread, outer_tasks, [&](int memory, std::int64_t task) {
+      const std::int64_t run = outer_runs(memory).first + task;
       const OutputRange columns = run_of(nullptr, 0, dims.hidden, outer_tiles, run);
       for (std::int64_t r = 0; r < rows; ++r)
         std::fill_n(args.y.data + r * args.y.cols + columns.first, columns.outputs, 0.0F);
       for (std::int64_t number = 0; number <= active; ++number)
         add_outer_run(products_, group_of(number), outer_tiles, run, args.y, own);
-    }
+    });
   });
   if (args.inner.data != nullptr) copy_inner(args, pairs, dims, scratch);
 }

@@ -95,8 +95,8 @@ UnpackArgs Products::block_of(const OutputRange& range, int tile, std::int64_t b
   const Weight& w = *range.weight;
   const TileShape shape(w.type, w.in, w.out);
   if (w.layout == kTiles && range.first % kTileOutputs == 0) {
-    auto* base = reinterpret_cast<std::uint8_t*>(static_cast<const TiledMatrix*>(w.data)->memory.data());
-    std::uint8_t* at = base + (range.matrix * shape.tiles + range.first / kTileOutputs + tile) * shape.tile_bytes();
+    std::uint8_t* at =
+        static_cast<const TiledMatrix*>(w.data)->tile(shape, range.matrix, range.first / kTileOutputs + tile);
     return {shape.main(at, block), shape.side(at, block), iq2_};
   }
   const std::int64_t start = block * kPanelDepth;
@@ -149,19 +149,27 @@ std::int64_t Products::run_length(const Product& product) const {
   return std::max<std::int64_t>(1, kRunBytes / (bytes_of_row(*product.weight) * kTileOutputs));
 }
 
-std::int64_t Products::tasks(const Product& product) const {
+std::int64_t Products::row_blocks(const Product& product) const {
   const std::int64_t rows = row_block(*product.weight, product.exact);
-  const std::int64_t outputs = run_length(product) * kTileOutputs;
-  return (product.count + rows - 1) / rows * ((product.outputs + outputs - 1) / outputs);
+  return (product.count + rows - 1) / rows;
 }
 
-void Products::one_task(const Product& p, std::int64_t task, ProductScratch& scratch) const {
+Share Products::runs_of_group(const Product& p, int group, int groups) const {
   const std::int64_t run = run_length(p) * kTileOutputs;
   const std::int64_t runs = (p.outputs + run - 1) / run;
-  const std::int64_t row = task / runs * row_block(*p.weight, p.exact);
+  const std::int64_t tiles = (p.weight->out + kTileOutputs - 1) / kTileOutputs;
+  // A run belongs to whom its first output belongs to.
+  const auto runs_before = [&](std::int64_t tile) {
+    return std::clamp<std::int64_t>((tile * kTileOutputs - p.first_output + run - 1) / run, 0, runs);
+  };
+  const Share own = tiles_of_group(tiles, group, groups);
+  return {runs_before(own.first), runs_before(own.last)};
+}
+
+void Products::one_task(const Product& p, std::int64_t row, std::int64_t run, ProductScratch& scratch) const {
   const int count = static_cast<int>(std::min<std::int64_t>(row_block(*p.weight, p.exact), p.count - row));
-  const std::int64_t first = task % runs * run;
-  const std::int64_t last = std::min(p.outputs, first + run);
+  const std::int64_t first = run * run_length(p) * kTileOutputs;
+  const std::int64_t last = std::min(p.outputs, first + run_length(p) * kTileOutputs);
   const std::int64_t width = std::int64_t{group(p.count)} * kTileOutputs;
   for (std::int64_t output = first; output < last; output += width) {
     const OutputRange range{p.weight, p.matrix, p.first_output + output,
@@ -173,18 +181,28 @@ void Products::one_task(const Product& p, std::int64_t task, ProductScratch& scr
   }
 }
 
-void Products::share_tasks(ThreadPool& pool, std::span<const Product> products, ProductScratch& scratch) const {
-  std::int64_t first = 0;  // task number where products[p] begins
-  std::size_t p = 0;
-  for (std::int64_t task = pool.take_task();; task = pool.take_task()) {
-    while (p < products.size() && task >= first + tasks(products[p])) first += tasks(products[p++]);
-    if (p == products.size()) return;
-    one_task(products[p], task - first, scratch);
-  }
+void Products::share_tasks(ThreadPool& pool, int thread, std::span<const Product> products,
+                           ProductScratch& scratch) const {
+  const auto tasks = [&](const Product& p, int group) {
+    const Share runs = runs_of_group(p, group, pool.groups());
+    return row_blocks(p) * (runs.last - runs.first);
+  };
+  const auto all_tasks = [&](int group) {
+    std::int64_t sum = 0;
+    for (const Product& p : products) sum += tasks(p, group);
+    return sum;
+  };
+  pool.take_tasks(thread, all_tasks, [&](int group, std::int64_t task) {
+    const Product* p = products.data();
+    for (; task >= tasks(*p, group); ++p) task -= tasks(*p, group);
+    const Share runs = runs_of_group(*p, group, pool.groups());
+    const std::int64_t width = runs.last - runs.first;
+    one_task(*p, task / width * row_block(*p->weight, p->exact), runs.first + task % width, scratch);
+  });
 }
 
 void Products::run(ThreadPool& pool, std::span<const Product> products, ProductScratch* scratch) const {
-  pool.run([&](int thread, int) { share_tasks(pool, products, scratch[thread]); });
+  pool.run([&](int thread, int) { share_tasks(pool, thread, products, scratch[thread]); });
 }
 
 void Products::quantise_and_run(ThreadPool& pool, std::span<const Product> products, ProductScratch* scratch) const {
@@ -200,7 +218,7 @@ void Products::quantise_and_run(ThreadPool& pool, std::span<const Product> produ
       quantised = true;
     }
     if (quantised) pool.sync();
-    share_tasks(pool, products, scratch[thread]);
+    share_tasks(pool, thread, products, scratch[thread]);
   });
 }
 

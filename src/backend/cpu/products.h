@@ -6,6 +6,9 @@
 //           from weights in tiles, or from rows that are packed on the way (slower)
 //   exact   quantised weights decoded to f32 (--quality, and where routing hangs on the last bits)
 // In each, the sum of one output of one row has a fixed order that does not depend on the other rows or outputs.
+//
+// A product is cut into tasks, runs of outputs. Each belongs to the group of threads in whose memory its outputs are
+// (tiles.h), and threads take those of their own group first; inside a group, whoever is free takes the next.
 #pragma once
 
 #include <algorithm>
@@ -108,11 +111,14 @@ class Products {
   void compute_int8(const OutputRange& range, const Activations& x, const std::int32_t* index, int count,
                     ProductScratch& scratch, TileResults& out) const;
   UnpackArgs block_of(const OutputRange& range, int tile, std::int64_t block, ProductScratch& scratch) const;
-  void one_task(const Product& product, std::int64_t task, ProductScratch& scratch) const;
+  /// Rows from `row` on, at most row_block() of them, for one run of outputs.
+  void one_task(const Product& product, std::int64_t row, std::int64_t run, ProductScratch& scratch) const;
   /// Output tiles that make one task.
   std::int64_t run_length(const Product& product) const;
-  std::int64_t tasks(const Product& product) const;
-  void share_tasks(ThreadPool& pool, std::span<const Product> products, ProductScratch& scratch) const;
+  std::int64_t row_blocks(const Product& product) const;
+  /// The runs of outputs that belong to a group of threads.
+  Share runs_of_group(const Product& product, int group, int groups) const;
+  void share_tasks(ThreadPool& pool, int thread, std::span<const Product> products, ProductScratch& scratch) const;
 
   const KernelTable& kernels_;
   const bool quality_;

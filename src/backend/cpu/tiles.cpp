@@ -72,28 +72,40 @@ Result<TiledMatrix> pack_tiles(const HostWeight& weight, const KernelTable& kern
   const auto block = static_cast<std::int64_t>(row_bytes(weight.type, kPanelDepth));
   TiledMatrix matrix;
   matrix.rows = weight.data;
-  DS4_ASSIGN_OR_RETURN(matrix.memory, HugeMemory::allocate(static_cast<std::size_t>(tiled_bytes(weight))));
-  auto* base = reinterpret_cast<std::uint8_t*>(matrix.memory.data());
+  for (int group = 0; group < pool.groups(); ++group) {
+    const Share tiles = tiles_of_group(shape.tiles, group, pool.groups());
+    const std::int64_t bytes = shape.tile_bytes() * (tiles.last - tiles.first) * weight.count;
+    DS4_ASSIGN_OR_RETURN(HugeMemory memory, HugeMemory::allocate(static_cast<std::size_t>(bytes)));
+    matrix.parts.push_back({tiles, std::move(memory)});
+  }
+  const auto pack = [&](std::int64_t which, std::int64_t tile) {
+    const std::int64_t output = which * weight.out + tile * kTileOutputs;
+    std::uint8_t* to = matrix.tile(shape, which, tile);
+    for (std::int64_t b = 0; b < shape.blocks; ++b)
+      kernels.pack[format](
+          {.weights = reinterpret_cast<const std::uint8_t*>(weight.data) + output * row + b * block,
+           .stride = row,
+           .outputs = static_cast<int>(std::min<std::int64_t>(kTileOutputs, weight.out - tile * kTileOutputs)),
+           .depth = static_cast<int>(std::min<std::int64_t>(kPanelDepth, weight.in - b * kPanelDepth)),
+           .iq2 = iq2_tables(),
+           .main = shape.main(to, b),
+           .side = shape.side(to, b)});
+  };
   const std::int64_t all = shape.tiles * weight.count;
   const std::int64_t some = std::max<std::int64_t>(1, kReadBytes / (row * kTileOutputs));
   for (std::int64_t first = 0; first < all; first += some) {
     const std::int64_t last = std::min(all, first + some);
-    // Each thread a run of its own: on a machine with several memories, tiles lie near threads in equal parts.
-    pool.run([&](int thread, int threads) {
-      for (const auto i : share_of(last - first, thread, threads)) {
-        const std::int64_t tile = (first + i) % shape.tiles;
-        const std::int64_t output = (first + i) / shape.tiles * weight.out + tile * kTileOutputs;
-        std::uint8_t* to = base + (first + i) * shape.tile_bytes();
-        for (std::int64_t b = 0; b < shape.blocks; ++b)
-          kernels.pack[format](
-              {.weights = reinterpret_cast<const std::uint8_t*>(weight.data) + output * row + b * block,
-               .stride = row,
-               .outputs = static_cast<int>(std::min<std::int64_t>(kTileOutputs, weight.out - tile * kTileOutputs)),
-               .depth = static_cast<int>(std::min<std::int64_t>(kPanelDepth, weight.in - b * kPanelDepth)),
-               .iq2 = iq2_tables(),
-               .main = shape.main(to, b),
-               .side = shape.side(to, b)});
-      }
+    // Nobody helps another group here: memory is where it was first written.
+    pool.run([&](int thread, int) {
+      const int group = pool.group_of(thread);
+      const Share own = matrix.parts[static_cast<std::size_t>(group)].tiles;
+      const std::int64_t width = own.last - own.first;
+      const auto before = [&](std::int64_t number) {  // tiles of this group among the first `number` of all
+        return number / shape.tiles * width + std::clamp<std::int64_t>(number % shape.tiles - own.first, 0, width);
+      };
+      for (std::int64_t i = before(first) + pool.take_task(group); i < before(last);
+           i = before(first) + pool.take_task(group))
+        pack(i / width, own.first + i % width);
     });
     if (weight.done_with) {
       const auto rows_before = [&](std::int64_t tile) {

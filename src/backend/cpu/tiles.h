@@ -1,10 +1,15 @@
 // Quantised weights rearranged for streaming: see kernels.h for how a tile lies in memory. A matrix in tiles remembers
 // the rows it was made from: what is rarely asked (exact decoding, outputs that begin inside a tile) is read there.
 //
+// Where threads are in groups (base/thread_pool.h), a matrix is cut into as many parts by its outputs, and each part is
+// written by the threads of its group, so that it lies in the memory next to them; they also take the tasks of its
+// outputs first (products.h).
+//
 // Made once by load(), by all threads of the pool, in huge pages; immutable afterwards, any thread may read it.
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/memory.h"
@@ -39,10 +44,25 @@ struct TileShape {
   }
 };
 
+/// The tiles of a matrix that belong to a group of threads; those of experts alike.
+inline Share tiles_of_group(std::int64_t tiles, int group, int groups) {
+  return share_of(tiles, group, groups, kTileGroup);
+}
+
 /// What Weight::data points to when Weight::layout is kTiles.
 struct TiledMatrix {
+  struct Part {
+    Share tiles;        // of every matrix
+    HugeMemory memory;  // [count][tiles], each tile_bytes()
+  };
   const std::byte* rows = nullptr;  // as in the file
-  HugeMemory memory;                // [count][tiles], each tile_bytes()
+  std::vector<Part> parts;          // one for each group of threads
+  std::uint8_t* tile(const TileShape& shape, std::int64_t matrix, std::int64_t number) const {
+    const Part* part = parts.data();
+    while (number >= part->tiles.last) ++part;
+    auto* base = reinterpret_cast<std::uint8_t*>(part->memory.data());
+    return base + (matrix * (part->tiles.last - part->tiles.first) + number - part->tiles.first) * shape.tile_bytes();
+  }
 };
 
 /// Bytes that pack_tiles() takes.
