@@ -103,22 +103,26 @@ class ExpertSums {
   std::vector<Layer> layers_;
 };
 
-/// The tokens of all prompts, cut at the context and at the limits.
+/// The tokens of all prompts, cut at the context and at the limits. Every piece begins with a BOS, as everything does
+/// that the model is given in use.
 std::vector<std::vector<TokenId>> tokenize(const Tokenizer& tokenizer, std::string_view dataset, std::int64_t context,
                                            const ImatrixOptions& options, ImatrixReport& report) {
   std::vector<std::vector<TokenId>> pieces;
   for (const std::string_view prompt : split_imatrix_dataset(dataset)) {
     if (options.max_prompts > 0 && report.prompts == options.max_prompts) break;
-    std::vector<TokenId> tokens = tokenizer.encode_text(prompt, true);
-    if (options.max_tokens > 0)
-      tokens.resize(std::min(tokens.size(), static_cast<std::size_t>(options.max_tokens - report.tokens)));
-    if (tokens.empty()) break;
-    ++report.prompts;
-    report.tokens += std::ssize(tokens);
-    for (std::size_t at = 0; at < tokens.size(); at += static_cast<std::size_t>(context)) {
-      const std::size_t end = std::min(tokens.size(), at + static_cast<std::size_t>(context));
-      pieces.emplace_back(tokens.begin() + static_cast<std::ptrdiff_t>(at),
-                          tokens.begin() + static_cast<std::ptrdiff_t>(end));
+    const std::vector<TokenId> tokens = tokenizer.encode_text(prompt, true);
+    const std::size_t first = tokens[0] == tokenizer.bos() ? 1 : 0;
+    for (std::size_t at = first; at < tokens.size();) {
+      const std::int64_t room =
+          options.max_tokens > 0 ? std::min(context, options.max_tokens - report.tokens) : context;
+      if (room < 2) return pieces;
+      if (at == first) ++report.prompts;
+      const std::size_t end = std::min(tokens.size(), at + static_cast<std::size_t>(room) - 1);
+      std::vector<TokenId>& piece = pieces.emplace_back(1, tokenizer.bos());
+      piece.insert(piece.end(), tokens.begin() + static_cast<std::ptrdiff_t>(at),
+                   tokens.begin() + static_cast<std::ptrdiff_t>(end));
+      report.tokens += std::ssize(piece);
+      at = end;
     }
   }
   return pieces;
