@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <numeric>
 
 #include "base/mapped_file.h"
 #include "base/text.h"
@@ -96,6 +97,11 @@ TEST_F(CollectImatrix, EveryExpertOfEveryLayer) {
         sum += static_cast<double>(mean);
       }
       EXPECT_GT(sum, 0);
+      if (entry == gate) continue;
+      for (int expert = 0; expert < 8; ++expert) {
+        const auto mine = std::span(means).subspan(static_cast<std::size_t>(expert) * 256, 256);
+        EXPECT_NEAR(std::accumulate(mine.begin(), mine.end(), 0.0), 1, 1e-4) << "relative to the token's own size";
+      }
     }
   }
 }
