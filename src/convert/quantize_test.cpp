@@ -222,17 +222,20 @@ std::pair<double, double> size_errors(const gguf::File& a, const gguf::File& b, 
 TEST(QuantizeImatrix, LargeValuesKeepTheirSize) {
   // Columns that matter alike: all that is left is what the size of an element does.
   const TestFolder folder;
+  const std::vector<const char*> names = {"blk.2.ffn_gate_exps.weight", "blk.2.ffn_down_exps.weight"};
+  ImatrixWriter writer = std::move(ImatrixWriter::create(folder.path("even.dat"), 2)).value();
+  for (const char* name : names) ASSERT_TRUE(writer.add(name, std::vector<float>(256, 0.5F)).ok());
+  ASSERT_TRUE(writer.finish(1, "").ok());
+  ASSERT_TRUE(convert_model(quick(folder.path("plain.gguf")), {}).ok());
+  ConvertOptions options = quick(folder.path("even.gguf"));
+  options.imatrix = folder.path("even.dat");
+  ASSERT_TRUE(convert_model(options, {}).ok());
   const gguf::File original = open_model(nano());
-  for (const char* name : {"blk.2.ffn_gate_exps.weight", "blk.2.ffn_down_exps.weight"}) {
-    ImatrixWriter writer = std::move(ImatrixWriter::create(folder.path("even.dat"), 1)).value();
-    ASSERT_TRUE(writer.add(name, std::vector<float>(256, 0.5F)).ok());
-    ASSERT_TRUE(writer.finish(1, "").ok());
-    ASSERT_TRUE(convert_model(quick(folder.path(cat(name, ".plain"))), {}).ok());
-    ConvertOptions options = quick(folder.path(name));
-    options.imatrix = folder.path("even.dat");
-    ASSERT_TRUE(convert_model(options, {}).ok());
-    const auto before = size_errors(original, open_model(folder.path(cat(name, ".plain"))), name, 2);
-    const auto after = size_errors(original, open_model(options.output), name, 2);
+  const gguf::File plain = open_model(folder.path("plain.gguf"));
+  const gguf::File even = open_model(options.output);
+  for (const char* name : names) {
+    const auto before = size_errors(original, plain, name, 2);
+    const auto after = size_errors(original, even, name, 2);
     EXPECT_LT(after.first, 0.9 * before.first) << name;
     EXPECT_GT(after.second, before.second) << name;
   }
