@@ -201,6 +201,46 @@ TEST(QuantizeImatrix, OneRowForAllExperts) {
   EXPECT_EQ(TestFolder::read(folder.path("a.gguf")), TestFolder::read(folder.path("b.gguf")));
 }
 
+/// Squared error of the elements beyond `from` times the root mean square of the tensor, and of the others.
+std::pair<double, double> size_errors(const gguf::File& a, const gguf::File& b, const char* name, double from) {
+  const auto* x = a.find_tensor(name);
+  const auto* y = b.find_tensor(name);
+  std::vector<float> left(x->elements()), right(x->elements());
+  decode_row(x->type, x->data.data(), left.data(), left.size());
+  decode_row(y->type, y->data.data(), right.data(), right.size());
+  double squares = 0;
+  for (const float value : left) squares += static_cast<double>(value) * static_cast<double>(value);
+  const double limit = from * std::sqrt(squares / static_cast<double>(left.size()));
+  std::pair<double, double> sums;
+  for (std::size_t i = 0; i < left.size(); ++i) {
+    const double off = static_cast<double>(left[i] - right[i]);
+    (std::fabs(left[i]) > limit ? sums.first : sums.second) += off * off;
+  }
+  return sums;
+}
+
+TEST(QuantizeImatrix, LargeValuesKeepTheirSize) {
+  // Columns that matter alike: all that is left is what the size of an element does.
+  const TestFolder folder;
+  const std::vector<const char*> names = {"blk.2.ffn_gate_exps.weight", "blk.2.ffn_down_exps.weight"};
+  ImatrixWriter writer = std::move(ImatrixWriter::create(folder.path("even.dat"), 2)).value();
+  for (const char* name : names) ASSERT_TRUE(writer.add(name, std::vector<float>(256, 0.5F)).ok());
+  ASSERT_TRUE(writer.finish(1, "").ok());
+  ASSERT_TRUE(convert_model(quick(folder.path("plain.gguf")), {}).ok());
+  ConvertOptions options = quick(folder.path("even.gguf"));
+  options.imatrix = folder.path("even.dat");
+  ASSERT_TRUE(convert_model(options, {}).ok());
+  const gguf::File original = open_model(nano());
+  const gguf::File plain = open_model(folder.path("plain.gguf"));
+  const gguf::File even = open_model(options.output);
+  for (const char* name : names) {
+    const auto before = size_errors(original, plain, name, 2);
+    const auto after = size_errors(original, even, name, 2);
+    EXPECT_LT(after.first, 0.9 * before.first) << name;
+    EXPECT_GT(after.second, before.second) << name;
+  }
+}
+
 TEST(QuantizeImatrix, OneThatDoesNotFit) {
   const TestFolder folder;
   ConvertOptions options = quick(folder.path("m.gguf"));

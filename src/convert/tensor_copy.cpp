@@ -1,6 +1,8 @@
 #include "convert/tensor_copy.h"
 
 #include <algorithm>
+#include <cmath>
+#include <span>
 
 #include "base/text.h"
 #include "quant/codec.h"
@@ -18,6 +20,30 @@ std::uint64_t cost_of(DType type) {
     case DType::kIQ2_XXS: return 60;
     case DType::kMXFP4: return 4;
     default: return 1;
+  }
+}
+
+/// With two bits, the least squared error of a block is reached by pulling its large values in, and with them how sure
+/// the model is of its answers. So beside the importance of its column an element counts by a root of (mean square of
+/// the block + its own square): so many square roots of it, none at 0. docs/decisions/encoders.md has what they do.
+int size_roots(DType type) { return type == DType::kQ2_K ? 1 : type == DType::kIQ2_XXS ? 2 : 0; }
+
+/// The weights of one row's elements.
+void weigh_row(DType type, std::span<const float> row, std::span<const float> importance, std::span<float> weights) {
+  std::copy(importance.begin(), importance.end(), weights.begin());
+  const int roots = size_roots(type);
+  if (roots == 0) return;
+  const std::size_t block = dtype_info(type).block_elements;
+  for (std::size_t begin = 0; begin < row.size(); begin += block) {
+    const auto values = row.subspan(begin, block);
+    float mean = 0;
+    for (const float x : values) mean += x * x / static_cast<float>(block);
+    if (!(mean > 0) || !std::isfinite(mean)) continue;
+    for (std::size_t i = 0; i < block; ++i) {
+      float size = 1.0F + values[i] * values[i] / mean;
+      for (int r = 0; r < roots; ++r) size = std::sqrt(size);
+      weights[begin + i] *= size;
+    }
   }
 }
 
@@ -81,15 +107,19 @@ Result<std::uint64_t> TensorCopy::run(std::uint64_t piece, gguf::Writer& writer)
   }
   std::vector<float> values(rows.count * columns);
   source.read(rows.first, rows.count, values.data());
-  std::vector<float> weights;
+  std::vector<float> importance, weights;
   if (entry_ != nullptr) {
+    importance.resize(columns);
     weights.resize(columns);
-    Imatrix::read(*entry_, entry_->size() == columns ? 0 : rows.matrix * columns, weights);
+    Imatrix::read(*entry_, entry_->size() == columns ? 0 : rows.matrix * columns, importance);
   }
   std::vector<std::byte> encoded(rows.count * row_size);
-  for (std::uint64_t row = 0; row < rows.count; ++row)
-    encode_row(type_, values.data() + row * columns, encoded.data() + row * row_size, columns,
-               weights.empty() ? nullptr : weights.data());
+  for (std::uint64_t row = 0; row < rows.count; ++row) {
+    const float* source_row = values.data() + row * columns;
+    if (entry_ != nullptr) weigh_row(type_, {source_row, columns}, importance, weights);
+    encode_row(type_, source_row, encoded.data() + row * row_size, columns,
+               entry_ == nullptr ? nullptr : weights.data());
+  }
   DS4_RETURN_IF_ERROR(writer.write_data(index_, offset, encoded));
   return std::uint64_t{encoded.size()};
 }

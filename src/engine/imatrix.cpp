@@ -22,7 +22,10 @@ std::string_view trimmed(std::string_view text) {
   return text.substr(first, text.find_last_not_of(kSpace) - first + 1);
 }
 
-/// Sums over the tokens that chose an expert, of all layers.
+/// Sums over the tokens that chose an expert, of all layers. What the layers read next is normalised, so an error
+/// counts by how large it is beside what it is a part of: a token's values are taken relative to the size of all that
+/// goes into its down matrices, and a token counts for an expert by the expert's share of that. With plain squares a
+/// few tokens with huge activations would decide alone.
 class ExpertSums {
  public:
   explicit ExpertSums(const ModelShape& shape)
@@ -40,11 +43,18 @@ class ExpertSums {
   void add(const ExpertInputs& inputs) {
     Layer& layer = layers_[static_cast<std::size_t>(inputs.layer)];
     const auto used = static_cast<std::size_t>(inputs.experts_used);
-    for (std::size_t i = 0; i < inputs.experts.size(); ++i) {
-      const auto expert = static_cast<std::size_t>(inputs.experts[i]);
-      add_squares(inputs.x.subspan(i / used * hidden_, hidden_), layer.x.data() + expert * hidden_);
-      add_squares(inputs.inner.subspan(i * inner_, inner_), layer.inner.data() + expert * inner_);
-      layer.tokens[expert] += 1;
+    for (std::size_t first = 0; first < inputs.experts.size(); first += used) {
+      const std::span<const float> inner = inputs.inner.subspan(first * inner_, used * inner_);
+      const double size = sum_of_squares(inner);
+      if (!(size > 0)) continue;
+      for (std::size_t i = first; i < first + used; ++i) {
+        const auto expert = static_cast<std::size_t>(inputs.experts[i]);
+        const std::span<const float> mine = inputs.inner.subspan(i * inner_, inner_);
+        const double share = sum_of_squares(mine) / size;
+        add_squares(inputs.x.subspan(first / used * hidden_, hidden_), share, layer.x.data() + expert * hidden_);
+        add_squares(mine, 1 / size, layer.inner.data() + expert * inner_);
+        layer.tokens[expert] += share;
+      }
     }
   }
 
@@ -72,12 +82,17 @@ class ExpertSums {
   struct Layer {
     std::vector<double> x;       // [experts][hidden]
     std::vector<double> inner;   // [experts][expert_ff]
-    std::vector<double> tokens;  // [experts]
+    std::vector<double> tokens;  // [experts], by their shares
   };
 
-  static void add_squares(std::span<const float> values, double* sums) {
+  static double sum_of_squares(std::span<const float> values) {
+    double sum = 0;
+    for (const float value : values) sum += static_cast<double>(value) * static_cast<double>(value);
+    return sum;
+  }
+  static void add_squares(std::span<const float> values, double weight, double* sums) {
     for (std::size_t i = 0; i < values.size(); ++i)
-      sums[i] += static_cast<double>(values[i]) * static_cast<double>(values[i]);
+      sums[i] += weight * static_cast<double>(values[i]) * static_cast<double>(values[i]);
   }
 
   std::vector<float> means(const Layer& layer, const std::vector<double>& sums, std::size_t columns) const {
@@ -103,22 +118,26 @@ class ExpertSums {
   std::vector<Layer> layers_;
 };
 
-/// The tokens of all prompts, cut at the context and at the limits.
+/// The tokens of all prompts, cut at the context and at the limits. Every piece begins with a BOS, as everything does
+/// that the model is given in use.
 std::vector<std::vector<TokenId>> tokenize(const Tokenizer& tokenizer, std::string_view dataset, std::int64_t context,
                                            const ImatrixOptions& options, ImatrixReport& report) {
   std::vector<std::vector<TokenId>> pieces;
   for (const std::string_view prompt : split_imatrix_dataset(dataset)) {
     if (options.max_prompts > 0 && report.prompts == options.max_prompts) break;
-    std::vector<TokenId> tokens = tokenizer.encode_text(prompt, true);
-    if (options.max_tokens > 0)
-      tokens.resize(std::min(tokens.size(), static_cast<std::size_t>(options.max_tokens - report.tokens)));
-    if (tokens.empty()) break;
-    ++report.prompts;
-    report.tokens += std::ssize(tokens);
-    for (std::size_t at = 0; at < tokens.size(); at += static_cast<std::size_t>(context)) {
-      const std::size_t end = std::min(tokens.size(), at + static_cast<std::size_t>(context));
-      pieces.emplace_back(tokens.begin() + static_cast<std::ptrdiff_t>(at),
-                          tokens.begin() + static_cast<std::ptrdiff_t>(end));
+    const std::vector<TokenId> tokens = tokenizer.encode_text(prompt, true);
+    const std::size_t first = tokens[0] == tokenizer.bos() ? 1 : 0;
+    for (std::size_t at = first; at < tokens.size();) {
+      const std::int64_t room =
+          options.max_tokens > 0 ? std::min(context, options.max_tokens - report.tokens) : context;
+      if (room < 2) return pieces;
+      if (at == first) ++report.prompts;
+      const std::size_t end = std::min(tokens.size(), at + static_cast<std::size_t>(room) - 1);
+      std::vector<TokenId>& piece = pieces.emplace_back(1, tokenizer.bos());
+      piece.insert(piece.end(), tokens.begin() + static_cast<std::ptrdiff_t>(at),
+                   tokens.begin() + static_cast<std::ptrdiff_t>(end));
+      report.tokens += std::ssize(piece);
+      at = end;
     }
   }
   return pieces;

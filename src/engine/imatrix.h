@@ -33,7 +33,7 @@ struct ImatrixReport {
 /// the whole text. Surrounding white space is dropped, and so are empty prompts. Views into `text`.
 std::vector<std::string_view> split_imatrix_dataset(std::string_view text);
 
-/// Reads all prompts, each in its own context (in pieces of the context's length where it is longer), and writes
+/// Reads all prompts, each behind a BOS in its own context (in pieces where it is longer than that), and writes
 /// `path`. Special tokens in the text count. A tensor with fewer tokens than a few per expert leans on the mean of its
 /// layer.
 Result<ImatrixReport> collect_imatrix(ModelFile file, const EngineOptions& engine, std::string_view dataset,

@@ -5,7 +5,9 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <numeric>
 
+#include "base/mapped_file.h"
 #include "base/text.h"
 #include "quant/imatrix.h"
 
@@ -43,6 +45,11 @@ class CollectImatrix : public ::testing::Test {
     auto file = open_model_file(cat(DS4_SOURCE_DIR, "/models/ds4-nano.gguf"));
     EXPECT_TRUE(file.ok());
     return collect_imatrix(std::move(*file), engine, text, path_, options);
+  }
+  std::string read_all() const {
+    const auto file = MappedFile::open(path_);
+    const auto bytes = file->bytes();
+    return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
   }
   const std::string path_ = (std::filesystem::temp_directory_path() / cat("ds4-collect-", ::getpid(), ".dat")).string();
 };
@@ -90,6 +97,11 @@ TEST_F(CollectImatrix, EveryExpertOfEveryLayer) {
         sum += static_cast<double>(mean);
       }
       EXPECT_GT(sum, 0);
+      if (entry == gate) continue;
+      for (int expert = 0; expert < 8; ++expert) {
+        const auto mine = std::span(means).subspan(static_cast<std::size_t>(expert) * 256, 256);
+        EXPECT_NEAR(std::accumulate(mine.begin(), mine.end(), 0.0), 1, 1e-4) << "relative to the token's own size";
+      }
     }
   }
 }
@@ -109,6 +121,20 @@ TEST_F(CollectImatrix, Limits) {
   EXPECT_EQ(few->tokens, 7);
   EXPECT_GT(few->unseen, 0) << "seven tokens cannot choose all experts";
   EXPECT_TRUE(Imatrix::open(path_).ok()) << "which still have means: those of their layer";
+}
+
+TEST_F(CollectImatrix, EveryPieceBeginsWithABos) {
+  const auto plain = collect(some_text(3));
+  ASSERT_TRUE(plain.ok());
+  const std::string bytes = read_all();
+  const auto marked = collect(cat("<｜begin▁of▁sentence｜>", some_text(3)));
+  ASSERT_TRUE(marked.ok());
+  EXPECT_EQ(plain->tokens, marked->tokens);
+  EXPECT_EQ(bytes, read_all()) << "one that the text brings along is not doubled";
+  // In pieces of at most 256 tokens: of n tokens of text there are n / 255 pieces, rounded up, each with a BOS.
+  const auto text = open_model_file(cat(DS4_SOURCE_DIR, "/models/ds4-nano.gguf"));
+  const auto tokens = std::ssize(text->tokenizer->encode_text(split_imatrix_dataset(some_text(60))[0], true));
+  EXPECT_EQ(collect(some_text(60))->tokens, tokens + (tokens + 254) / 255);
 }
 
 TEST_F(CollectImatrix, NothingIsWrittenWithoutAResult) {

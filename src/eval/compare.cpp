@@ -48,63 +48,85 @@ void score_row(std::span<const float> a, std::span<const float> b, TokenId next,
   scores.same_first.push_back(argmax(a) == argmax(b) ? 1.0F : 0.0F);
 }
 
-std::vector<std::vector<TokenId>> chunks_of(std::span<const TokenId> tokens, const CompareOptions& options) {
-  std::vector<std::vector<TokenId>> chunks;
+/// What is computed together.
+struct Chunk {
+  std::vector<TokenId> tokens;
+  std::vector<bool> scored;  // for each of them, whether its prediction counts
+};
+
+/// Those with something to score.
+void add_chunks(const Document& document, const CompareOptions& options, std::vector<Chunk>& chunks) {
+  const std::span<const TokenId> tokens = document.tokens;
   const auto room = static_cast<std::size_t>(options.chunk - (options.bos ? 1 : 0));
   for (std::size_t at = 0; at < tokens.size(); at += room) {
-    std::vector<TokenId> chunk;
-    if (options.bos) chunk.push_back(*options.bos);
+    Chunk chunk;
+    if (options.bos) chunk.tokens.push_back(*options.bos);
     const auto part = tokens.subspan(at, std::min(room, tokens.size() - at));
-    chunk.insert(chunk.end(), part.begin(), part.end());
-    if (chunk.size() > 1) chunks.push_back(std::move(chunk));
+    chunk.tokens.insert(chunk.tokens.end(), part.begin(), part.end());
+    chunk.scored.resize(chunk.tokens.size());
+    for (std::size_t i = 1; i < chunk.tokens.size(); ++i) {
+      const std::size_t in_document = at + i - (options.bos ? 1 : 0);
+      chunk.scored[i] = document.counted.empty() || document.counted[in_document] != 0;
+    }
+    if (std::ranges::find(chunk.scored, true) != chunk.scored.end()) chunks.push_back(std::move(chunk));
   }
-  return chunks;
+}
+
+Status score_chunk(Session& a, Session& b, const Chunk& chunk, const CompareOptions& options, TokenScores& scores) {
+  // The last token is only predicted, never computed.
+  const auto read = std::span(chunk.tokens).first(chunk.tokens.size() - 1);
+  const auto follower = [](std::int64_t position) { return static_cast<std::size_t>(position) + 1; };
+  SyncOptions sync;
+  sync.cancel = options.cancel;
+  std::vector<float> kept;  // the first model's logits
+  const auto keep = [&](std::int64_t position, std::span<const float> row) {
+    if (chunk.scored[follower(position)]) kept.insert(kept.end(), row.begin(), row.end());
+  };
+  DS4_RETURN_IF_ERROR(a.evaluate(read, keep, sync));
+  std::size_t used = 0;
+  const auto score = [&](std::int64_t position, std::span<const float> row) {
+    if (!chunk.scored[follower(position)]) return;
+    score_row(std::span(kept).subspan(used, row.size()), row, chunk.tokens[follower(position)], scores);
+    used += row.size();
+  };
+  return b.evaluate(read, score, sync);
 }
 
 }  // namespace
 
-Result<TokenScores> score_tokens(Session& a, Session& b, std::span<const TokenId> tokens,
-                                 const CompareOptions& options) {
+Result<TokenScores> score_documents(Session& a, Session& b, std::span<const Document> documents,
+                                    const CompareOptions& options) {
   if (options.chunk < 2)
     return Error{ErrorCode::kUsage, cat("chunk: expected at least 2 tokens, found ", options.chunk)};
-  const auto chunks = chunks_of(tokens, options);
-  if (chunks.empty()) return Error{ErrorCode::kUsage, cat("expected at least 2 tokens, found ", tokens.size())};
+  std::int64_t total = 0;
+  for (const Document& document : documents) total += std::ssize(document.tokens);
   TokenScores scores;
-  std::vector<float> kept;  // the first model's logits of one chunk
   std::int64_t done = 0;
-  for (const std::vector<TokenId>& chunk : chunks) {
-    // The last token is only predicted, never computed.
-    const auto read = std::span(chunk).first(chunk.size() - 1);
-    SyncOptions sync;
-    sync.cancel = options.cancel;
-    kept.clear();
-    DS4_RETURN_IF_ERROR(a.evaluate(
-        read, [&](std::int64_t, std::span<const float> row) { kept.insert(kept.end(), row.begin(), row.end()); },
-        sync));
-    DS4_RETURN_IF_ERROR(b.evaluate(
-        read,
-        [&](std::int64_t position, std::span<const float> row) {
-          const auto at = static_cast<std::size_t>(position);
-          score_row(std::span(kept).subspan(at * row.size(), row.size()), row, chunk[at + 1], scores);
-        },
-        sync));
-    done += static_cast<std::int64_t>(chunk.size());
-    if (options.progress) options.progress(done, std::ssize(tokens));
+  for (const Document& document : documents) {
+    std::vector<Chunk> chunks;
+    add_chunks(document, options, chunks);
+    for (const Chunk& chunk : chunks) {
+      DS4_RETURN_IF_ERROR(score_chunk(a, b, chunk, options, scores));
+      if (options.progress) options.progress(done += std::ssize(chunk.tokens), total);
+    }
+    scores.ends.push_back(scores.kl.size());
   }
+  if (scores.kl.empty()) return Error{ErrorCode::kUsage, cat("expected at least 2 tokens, found ", total)};
   return scores;
 }
 
 Comparison summarise(const TokenScores& scores, std::int64_t block) {
   Comparison out;
   out.tokens = std::ssize(scores.nll_a);
+  out.documents = std::ssize(scores.ends);
   out.block = block;
   std::vector<float> change(scores.nll_a.size());
   for (std::size_t i = 0; i < change.size(); ++i) change[i] = scores.nll_b[i] - scores.nll_a[i];
-  out.nll_a = block_mean(scores.nll_a, block);
-  out.nll_b = block_mean(scores.nll_b, block);
-  out.nll_change = block_mean(change, block);
-  out.kl = block_mean(scores.kl, block);
-  out.same_first = block_mean(scores.same_first, block);
+  out.nll_a = block_mean(scores.nll_a, block, scores.ends);
+  out.nll_b = block_mean(scores.nll_b, block, scores.ends);
+  out.nll_change = block_mean(change, block, scores.ends);
+  out.kl = block_mean(scores.kl, block, scores.ends);
+  out.same_first = block_mean(scores.same_first, block, scores.ends);
   std::vector<float> sorted = scores.kl;
   std::sort(sorted.begin(), sorted.end());
   if (!sorted.empty()) {

@@ -46,14 +46,16 @@ class OneLead final : public TokenModel {
 
 Session session_of(TokenModel& model) { return *Session::create(model, nullptr, 0); }
 
+/// One text, all of which counts.
+std::vector<Document> text_of(std::vector<TokenId> tokens) { return {{std::move(tokens)}}; }
+
 TEST(Compare, NumbersAreThoseOfTheDistributions) {
   // A: 1/2 for token 0 and 1/4 for the others. B: uniform.
   OneLead a(3, 0, std::log(2.0F));
   OneLead b(3, 0, 0.0F);
   Session session_a = session_of(a);
   Session session_b = session_of(b);
-  const std::vector<TokenId> tokens = {2, 0, 1};
-  const auto scores = score_tokens(session_a, session_b, tokens, {});
+  const auto scores = score_documents(session_a, session_b, text_of({2, 0, 1}), {});
   ASSERT_TRUE(scores.ok()) << scores.error().message;
   ASSERT_EQ(scores->nll_a.size(), 2u);
   EXPECT_NEAR(scores->nll_a[0], std::log(2.0), 1e-6);
@@ -68,7 +70,7 @@ TEST(Compare, FirstChoicesThatDifferAreSeen) {
   OneLead b(5, 4, 2.0F);
   Session session_a = session_of(a);
   Session session_b = session_of(b);
-  const auto scores = score_tokens(session_a, session_b, std::vector<TokenId>{0, 1}, {});
+  const auto scores = score_documents(session_a, session_b, text_of({0, 1}), {});
   ASSERT_TRUE(scores.ok());
   EXPECT_EQ(scores->same_first, std::vector<float>{0.0F});
   EXPECT_NEAR(scores->nll_a[0], scores->nll_b[0], 1e-6);
@@ -84,7 +86,7 @@ TEST(Compare, AModelIsNotFarFromItself) {
   CompareOptions options{.chunk = 20, .block = 4, .bos = 1};
   std::int64_t reported = 0;
   options.progress = [&](std::int64_t done, std::int64_t) { reported = done; };
-  const auto scores = score_tokens(a, b, tokens, options);
+  const auto scores = score_documents(a, b, text_of(tokens), options);
   ASSERT_TRUE(scores.ok()) << scores.error().message;
   EXPECT_EQ(scores->nll_a.size(), tokens.size());  // behind a BOS every token is predicted
   EXPECT_EQ(scores->nll_a, scores->nll_b);
@@ -101,21 +103,43 @@ TEST(Compare, ChunksStartAfresh) {
   FakeTokenModel model({.vocab = 50, .context = 64, .max_rows = 8, .max_logit_rows = 8});
   Session a = session_of(model);
   Session b = session_of(model);
-  const std::vector<TokenId> tokens = {7, 8, 9, 7, 8, 9};  // two equal chunks
-  const auto scores = score_tokens(a, b, tokens, {.chunk = 4, .bos = 1});
+  const auto scores = score_documents(a, b, text_of({7, 8, 9, 7, 8, 9}), {.chunk = 4, .bos = 1});
   ASSERT_TRUE(scores.ok());
   EXPECT_EQ(std::vector<float>(scores->nll_a.begin(), scores->nll_a.begin() + 3),
             std::vector<float>(scores->nll_a.begin() + 3, scores->nll_a.end()));
+}
+
+TEST(Compare, DocumentsStartAfreshAndOnlyWhatCountsIsScored) {
+  FakeTokenModel model({.vocab = 50, .context = 64, .max_rows = 8, .max_logit_rows = 8});
+  OneLead other(50, 3, 1.0F);
+  Session a = session_of(model);
+  Session b = session_of(other);
+  const CompareOptions options{.chunk = 4, .bos = 1};
+  const std::vector<TokenId> tokens = {7, 8, 9, 10, 11};  // a chunk holds three behind its BOS
+  const auto whole = score_documents(a, b, text_of(tokens), options);
+  const std::vector<Document> documents = {{tokens, {0, 1, 0, 0, 1}}, {tokens, {0, 0, 0, 0, 0}}, {tokens}};
+  const auto scores = score_documents(a, b, documents, options);
+  ASSERT_TRUE(scores.ok()) << scores.error().message;
+  EXPECT_EQ(scores->ends, (std::vector<std::size_t>{2, 2, 7}));
+  for (const auto member : {&TokenScores::nll_a, &TokenScores::nll_b, &TokenScores::kl, &TokenScores::same_first}) {
+    const std::vector<float>& all = (*whole).*member;
+    std::vector<float> expected = {all[1], all[4]};
+    expected.insert(expected.end(), all.begin(), all.end());
+    EXPECT_EQ((*scores).*member, expected);
+  }
+  EXPECT_EQ(summarise(*scores, 64).documents, 3);
+  EXPECT_TRUE(std::isfinite(summarise(*scores, 64).kl.low)) << "two documents are two blocks";
+  EXPECT_FALSE(std::isfinite(summarise(*whole, 64).kl.low));
 }
 
 TEST(Compare, TooFewTokensAndACancelAreErrors) {
   FakeTokenModel model({.vocab = 50, .context = 64, .max_rows = 8, .max_logit_rows = 8});
   Session a = session_of(model);
   Session b = session_of(model);
-  EXPECT_EQ(score_tokens(a, b, std::vector<TokenId>{3}, {}).error().code, ErrorCode::kUsage);
-  EXPECT_EQ(score_tokens(a, b, std::vector<TokenId>{3, 4}, {.chunk = 1}).error().code, ErrorCode::kUsage);
+  EXPECT_EQ(score_documents(a, b, text_of({3}), {}).error().code, ErrorCode::kUsage);
+  EXPECT_EQ(score_documents(a, b, text_of({3, 4}), {.chunk = 1}).error().code, ErrorCode::kUsage);
   std::atomic<bool> cancel{true};
-  EXPECT_EQ(score_tokens(a, b, std::vector<TokenId>{3, 4}, {.cancel = &cancel}).error().code, ErrorCode::kCancelled);
+  EXPECT_EQ(score_documents(a, b, text_of({3, 4}), {.cancel = &cancel}).error().code, ErrorCode::kCancelled);
 }
 
 TEST(Compare, PercentilesOfTheDivergence) {

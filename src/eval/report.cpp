@@ -87,8 +87,9 @@ std::string nano_json(const NanoReport& report, const std::string& model) {
 }
 
 std::string compare_text(const Comparison& c, const CompareNames& names) {
-  std::string out = cat("A  ", escaped(names.a, 4096), "\nB  ", escaped(names.b, 4096), "\non ",
-                        escaped(names.text, 4096), ": ", c.tokens, " tokens scored\n\n");
+  std::string out =
+      cat("A  ", escaped(names.a, 4096), "\nB  ", escaped(names.b, 4096), "\non ", escaped(names.text, 4096), ": ",
+          c.tokens, " tokens scored", c.documents > 1 ? cat(" in ", c.documents, " documents") : "", "\n\n");
   out += row("NLL of A, nats a token", c.nll_a, 1, "");
   out += row("NLL of B", c.nll_b, 1, "");
   out += row("NLL of B less that of A", c.nll_change, 1, "");
@@ -105,6 +106,7 @@ std::string compare_json(const Comparison& c, const CompareNames& names) {
                     {"b", names.b},
                     {"text", names.text},
                     {"tokens", c.tokens},
+                    {"documents", c.documents},
                     {"interval", "95 % bootstrap over blocks"},
                     {"block", c.block},
                     {"draws", kResamples},
@@ -116,6 +118,18 @@ std::string compare_json(const Comparison& c, const CompareNames& names) {
                     {"kl_most", number(c.kl_most)},
                     {"same_first", estimate(c.same_first)}};
   return out.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+std::string scores_csv(const TokenScores& scores) {
+  std::string out = "document,nll_a,nll_b,kl,same_first\n";
+  std::size_t document = 0;
+  for (std::size_t i = 0; i < scores.kl.size(); ++i) {
+    while (i >= scores.ends[document]) ++document;
+    out += print("%zu,%.7g,%.7g,%.7g,%d\n", document, static_cast<double>(scores.nll_a[i]),
+                 static_cast<double>(scores.nll_b[i]), static_cast<double>(scores.kl[i]),
+                 static_cast<int>(scores.same_first[i]));
+  }
+  return out;
 }
 
 std::string exchange_json(const Exchange& exchange) {

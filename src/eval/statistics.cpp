@@ -19,13 +19,19 @@ struct Block {
   double count = 0;
 };
 
-std::vector<Block> blocks_of(std::span<const float> values, std::int64_t block) {
+std::vector<Block> blocks_of(std::span<const float> values, std::int64_t block, std::span<const std::size_t> ends) {
   std::vector<Block> blocks;
-  for (std::size_t at = 0; at < values.size(); ++at) {
-    if (at % static_cast<std::size_t>(block) == 0) blocks.emplace_back();
-    blocks.back().sum += static_cast<double>(values[at]);
-    blocks.back().count += 1;
-  }
+  std::size_t begin = 0;
+  const auto add = [&](std::size_t end) {
+    for (std::size_t at = begin; at < end; ++at) {
+      if ((at - begin) % static_cast<std::size_t>(block) == 0) blocks.emplace_back();
+      blocks.back().sum += static_cast<double>(values[at]);
+      blocks.back().count += 1;
+    }
+    begin = end;
+  };
+  for (const std::size_t end : ends) add(end);
+  add(values.size());
   return blocks;
 }
 
@@ -51,10 +57,10 @@ Estimate share(std::int64_t right, std::int64_t total) {
   return {p, std::max(0.0, middle - reach), std::min(1.0, middle + reach)};
 }
 
-Estimate block_mean(std::span<const float> values, std::int64_t block) {
+Estimate block_mean(std::span<const float> values, std::int64_t block, std::span<const std::size_t> ends) {
   DS4_CHECK(block > 0);
   if (values.empty()) return {};
-  const std::vector<Block> blocks = blocks_of(values, block);
+  const std::vector<Block> blocks = blocks_of(values, block, ends);
   Estimate estimate{mean(blocks), -std::numeric_limits<double>::infinity(), std::numeric_limits<double>::infinity()};
   if (blocks.size() < 2) return estimate;
   std::vector<double> means;

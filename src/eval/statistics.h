@@ -18,9 +18,10 @@ struct Estimate {
 Estimate share(std::int64_t right, std::int64_t total);
 
 /// The mean of `values`, which come in order. Neighbours depend on each other, so whole blocks of `block` values are
-/// drawn (bootstrap, 2000 times, percentiles). The last block may be shorter. With fewer than two blocks nothing is
-/// known of the spread, and the interval is infinite. No values: 0.
-Estimate block_mean(std::span<const float> values, std::int64_t block);
+/// drawn (bootstrap, 2000 times, percentiles). A block ends at every index of `ends`, which ascend, and at the end,
+/// even if it is shorter then. With fewer than two blocks nothing is known of the spread, and the interval is infinite.
+/// No values: 0.
+Estimate block_mean(std::span<const float> values, std::int64_t block, std::span<const std::size_t> ends = {});
 
 inline constexpr int kResamples = 2000;
 

@@ -60,5 +60,17 @@ TEST(BlockMean, OneBlockKnowsNoSpread) {
   EXPECT_EQ(block_mean({}, 64).value, 0);
 }
 
+TEST(BlockMean, NoBlockIsOfTwoDocuments) {
+  const std::vector<float> values = {1, 1, 1, 5, 5, 5};
+  const std::vector<std::size_t> ends = {3, 3, 6};
+  const Estimate split = block_mean(values, 100, ends);
+  EXPECT_EQ(split.value, 3);
+  EXPECT_EQ(split.low, 1) << "two blocks: both draws may be the first";
+  EXPECT_EQ(split.high, 5);
+  // Blocks of two would put a 1 and a 5 together.
+  EXPECT_EQ(block_mean(values, 2, ends).low, 1);
+  EXPECT_GT(block_mean(values, 2).low, 1 - 1e-9);
+}
+
 }  // namespace
 }  // namespace ds4::eval

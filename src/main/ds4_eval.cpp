@@ -29,6 +29,8 @@ Examples:
   ds4-eval nano --skill recall --failures           long-context recall alone, wrong answers shown
   ds4-eval compare f16.gguf q2.gguf --text book.txt how much the smaller file has lost
   ds4-eval compare a.gguf b.gguf --text - --json    the same for a program, the text from a pipe
+  ds4-eval compare f16.gguf q2.gguf --dataset chats.txt --answers-only --chunk 8192
+                                                    what it has lost where it is used: in its answers
 
 Exit status: 0 done, 1 failure, 2 bad usage, 3 bad model file, 4 not enough memory, 130 interrupted.)";
 
@@ -41,7 +43,12 @@ constexpr const char* kCompareFooter = R"(
 The text is cut into chunks, each computed by both models from a fresh start behind a BOS. Per token:
 the negative log likelihood of both, the Kullback-Leibler divergence of B from A, and whether both have
 the same first choice. Intervals are 95 % bootstrap intervals over blocks of tokens. Both files need the
-same vocabulary. Without --text and --tokens-file the text is standard input.)";
+same vocabulary. Without --text, --tokens-file and --dataset the text is standard input.
+
+A data set is a text as `ds4 --imatrix-dataset` reads it: lines that begin with
+===== DS4_IMATRIX_PROMPT separate documents, and special tokens in them count as such. Each document is
+a fresh start, and is cut only where it is longer than --chunk. With --answers-only the rest of a
+conversation is read, but only what the assistant writes is scored.)";
 
 struct Common {
   EngineOptions engine;
@@ -61,8 +68,17 @@ struct CompareFlags {
   std::string a, b;
   std::string text;
   std::string tokens_file;
+  std::string dataset;
+  std::string scores;
+  bool answers_only = false;
   std::int64_t limit = 0;
   eval::CompareOptions options;
+
+  std::string input() const {
+    for (const std::string* path : {&tokens_file, &dataset, &text})
+      if (!path->empty()) return *path;
+    return "-";
+  }
 };
 
 void add_common(CLI::App& app, Common& common) {
@@ -99,9 +115,16 @@ void add_compare(CLI::App& app, CompareFlags& flags) {
   app.add_option("A", flags.a, "The model to compare with")->required()->type_name("");
   app.add_option("B", flags.b, "The model that is judged")->required()->type_name("");
   auto* text = app.add_option("--text", flags.text, "The text; \"-\" is standard input")->option_text("FILE [-]");
-  app.add_option("--tokens-file", flags.tokens_file, "Decimal token ids in place of text")
-      ->option_text("FILE")
-      ->excludes(text);
+  auto* tokens = app.add_option("--tokens-file", flags.tokens_file, "Decimal token ids in place of text")
+                     ->option_text("FILE")
+                     ->excludes(text);
+  auto* dataset = app.add_option("--dataset", flags.dataset, "Documents in place of one text, each from a fresh start")
+                      ->option_text("FILE")
+                      ->excludes(text)
+                      ->excludes(tokens);
+  app.add_flag("--answers-only", flags.answers_only, "Score only what the assistant writes in the data set")
+      ->needs(dataset);
+  app.add_option("--scores", flags.scores, "Write the scores of every token, as CSV")->option_text("FILE");
   app.add_option("--limit", flags.limit, "Use only the first N tokens")->check(CLI::PositiveNumber)->option_text("N");
   app.add_option("--chunk", flags.options.chunk, "Tokens computed together")
       ->check(CLI::Range(2, 1 << 20))
@@ -129,6 +152,14 @@ Result<std::unique_ptr<Engine>> load(cli::Console& console, const std::string& p
   return engine;
 }
 
+Status write_text(const std::string& path, std::string_view text) {
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "wb"), std::fclose);
+  if (file != nullptr && std::fwrite(text.data(), 1, text.size(), file.get()) == text.size() &&
+      std::fclose(file.release()) == 0)
+    return {};
+  return Error{ErrorCode::kIo, cat(escaped(path, 4096), ": cannot write")};
+}
+
 Status nano(cli::Console& console, Common& common, NanoFlags& flags) {
   const bool searched = flags.model.empty();
   DS4_ASSIGN_OR_RETURN(const std::string model,
@@ -152,31 +183,26 @@ Status nano(cli::Console& console, Common& common, NanoFlags& flags) {
   };
   DS4_ASSIGN_OR_RETURN(const eval::NanoReport report, eval::run_nano(*engine, items, flags.options));
   console.progress("");
-  if (!flags.transcript.empty()) {
-    std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(flags.transcript.c_str(), "wb"), std::fclose);
-    if (file == nullptr || std::fwrite(transcript.data(), 1, transcript.size(), file.get()) != transcript.size()) {
-      return Error{ErrorCode::kIo, cat(escaped(flags.transcript, 4096), ": cannot write")};
-    }
-  }
+  if (!flags.transcript.empty()) DS4_RETURN_IF_ERROR(write_text(flags.transcript, transcript));
   if (common.json) std::fputs(failures.c_str(), stderr);
   console.out(common.json ? eval::nano_json(report, model) : failures + eval::nano_text(report));
   return {};
 }
 
-Result<std::vector<TokenId>> tokens_of(const CompareFlags& flags, const Engine& engine) {
-  DS4_ASSIGN_OR_RETURN(const std::string text, cli::read_input(!flags.tokens_file.empty() ? flags.tokens_file
-                                                               : flags.text.empty()       ? "-"
-                                                                                          : flags.text));
-  std::vector<TokenId> tokens;
+Result<std::vector<eval::Document>> documents_of(const CompareFlags& flags, const Engine& engine) {
+  DS4_ASSIGN_OR_RETURN(const std::string text, cli::read_input(flags.input()));
+  std::vector<eval::Document> documents(1);
   if (!flags.tokens_file.empty()) {
-    DS4_ASSIGN_OR_RETURN(tokens, cli::parse_token_ids(text, escaped(flags.tokens_file, 4096)));
+    DS4_ASSIGN_OR_RETURN(documents[0].tokens, cli::parse_token_ids(text, escaped(flags.tokens_file, 4096)));
   } else if (engine.tokenizer() == nullptr) {
     return Error{ErrorCode::kUsage, "the first model has no tokenizer: give token ids with --tokens-file"};
+  } else if (!flags.dataset.empty()) {
+    DS4_ASSIGN_OR_RETURN(documents, eval::parse_dataset(text, *engine.tokenizer(), flags.answers_only, flags.dataset));
   } else {
-    tokens = engine.tokenizer()->encode_text(text, /*match_added=*/false);
+    documents[0].tokens = engine.tokenizer()->encode_text(text, /*match_added=*/false);
   }
-  if (flags.limit > 0 && std::ssize(tokens) > flags.limit) tokens.resize(static_cast<std::size_t>(flags.limit));
-  return tokens;
+  if (flags.limit > 0) eval::limit_documents(documents, flags.limit);
+  return documents;
 }
 
 Status same_vocabulary(const Engine& a, const Engine& b) {
@@ -202,7 +228,7 @@ Status compare(cli::Console& console, Common& common, CompareFlags& flags) {
   DS4_ASSIGN_OR_RETURN(const std::unique_ptr<Engine> a, load(console, flags.a, common.engine));
   DS4_ASSIGN_OR_RETURN(const std::unique_ptr<Engine> b, load(console, flags.b, common.engine));
   DS4_RETURN_IF_ERROR(same_vocabulary(*a, *b));
-  DS4_ASSIGN_OR_RETURN(const std::vector<TokenId> tokens, tokens_of(flags, *a));
+  DS4_ASSIGN_OR_RETURN(const std::vector<eval::Document> documents, documents_of(flags, *a));
   if (a->tokenizer() != nullptr) flags.options.bos = a->tokenizer()->bos();
   DS4_ASSIGN_OR_RETURN(Session session_a, a->new_session());
   DS4_ASSIGN_OR_RETURN(Session session_b, b->new_session());
@@ -211,11 +237,12 @@ Status compare(cli::Console& console, Common& common, CompareFlags& flags) {
   flags.options.progress = [&](std::int64_t done, std::int64_t total) {
     progress.update(static_cast<std::uint64_t>(done), static_cast<std::uint64_t>(total));
   };
-  DS4_ASSIGN_OR_RETURN(const eval::TokenScores scores, eval::score_tokens(session_a, session_b, tokens, flags.options));
+  DS4_ASSIGN_OR_RETURN(const eval::TokenScores scores,
+                       eval::score_documents(session_a, session_b, documents, flags.options));
   console.progress("");
+  if (!flags.scores.empty()) DS4_RETURN_IF_ERROR(write_text(flags.scores, eval::scores_csv(scores)));
   const eval::Comparison result = eval::summarise(scores, flags.options.block);
-  const std::string text = !flags.tokens_file.empty() ? flags.tokens_file : flags.text.empty() ? "-" : flags.text;
-  const eval::CompareNames names{flags.a, flags.b, text == "-" ? "standard input" : text};
+  const eval::CompareNames names{flags.a, flags.b, flags.input() == "-" ? "standard input" : flags.input()};
   console.out(common.json ? eval::compare_json(result, names) : eval::compare_text(result, names));
   return {};
 }

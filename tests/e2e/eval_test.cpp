@@ -1,6 +1,7 @@
 // `ds4-eval`: comparing files, asking the held-out items, and what it says when it cannot.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -21,7 +22,9 @@ Outcome eval(std::vector<std::string> arguments, const std::string& input = "") 
 
 std::string text_file() {
   const std::string path = work_dir() + "/compare.txt";
-  write_file(path, std::string(300, 'a') + "The quick brown fox jumps over the lazy dog, again and again.");
+  std::string text(300, 'a');
+  text += "The quick brown fox jumps over the lazy dog, again and again.";
+  write_file(path, text);
   return path;
 }
 
@@ -64,6 +67,34 @@ TEST(Ds4Eval, TheTextMayComeFromAPipe) {
   ASSERT_EQ(outcome.status, 0) << outcome.err;
   EXPECT_EQ(Json::parse(outcome.out)["text"], "standard input");
   EXPECT_EQ(Json::parse(outcome.out)["tokens"], 31);
+}
+
+TEST(Ds4Eval, OnlyTheAnswersOfADataSet) {
+  const std::string dataset = work_dir() + "/chats.txt";
+  const std::string scores = work_dir() + "/chats.csv";
+  write_file(dataset,
+             "===== DS4_IMATRIX_PROMPT 1\nBe brief.<｜User｜>One?<｜Assistant｜></think>1<｜end▁of▁sentence｜>\n"
+             "===== DS4_IMATRIX_PROMPT 2\n<｜User｜>Two?<｜Assistant｜></think>2<｜end▁of▁sentence｜>\n");
+  const std::string nano = DS4_MODELS_DIR "/ds4-nano.gguf";
+  const std::vector<std::string> compare = {"compare", nano, nano, "--dataset", dataset, "--json"};
+  const Json whole = Json::parse(eval(compare).out);
+  EXPECT_EQ(whole["documents"], 2);
+  EXPECT_EQ(whole["tokens"], 20) << "markers are one token each";
+  std::vector<std::string> answers = compare;
+  answers.insert(answers.end(), {"--answers-only", "--scores", scores});
+  const Outcome outcome = eval(answers);
+  ASSERT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_EQ(Json::parse(outcome.out)["tokens"], 4) << "a digit and an end each";
+  const std::string csv = read_file(scores);
+  EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 5) << csv;
+  EXPECT_EQ(csv.rfind("document,nll_a,nll_b,kl,same_first\n0,", 0), 0U) << csv;
+  EXPECT_NE(csv.find("\n1,"), csv.npos) << csv;
+
+  const Outcome both = eval({"compare", nano, nano, "--dataset", dataset, "--text", dataset});
+  EXPECT_EQ(both.status, 2);
+  const Outcome unmarked = eval({"compare", nano, nano, "--text", dataset, "--answers-only"});
+  EXPECT_EQ(unmarked.status, 2);
+  EXPECT_NE(unmarked.err.find("--dataset"), std::string::npos) << unmarked.err;
 }
 
 TEST(Ds4Eval, AnotherModelIsFar) {

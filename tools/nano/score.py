@@ -12,6 +12,7 @@ card's marks. Needs PyTorch and NumPy (a CPU is enough) and the programs of the 
   drafts    the MTP block's first drafts on the model's own greedy answers, in PyTorch
   agreement the engine and PyTorch: logits in float32, and greedy answers
   rows      recall with the indexer's choice, and with random rows in its place, in PyTorch
+  q2        what two bits cost, with and without an importance matrix (two_bits.py)
 """
 
 import argparse
@@ -28,6 +29,7 @@ import gguf_io
 import model as nano
 import ngram
 import safetensors_io
+import two_bits
 from data import SOURCES, text_streams
 from tokenizer import Tokenizer
 
@@ -173,8 +175,13 @@ class Scores:
                 out[skill][name] = sum(self.forward(network, answer, mode)[0] == answer["output"] + [1] for answer in asked)
         return out
 
+    # Two bits ---------------------------------------------------------------------------------------------
+    def q2(self):
+        return two_bits.measure(self.run, self.args.data, self.args.checkpoint, self.made("bf16.gguf", "--type", "bf16"),
+                                self.args.work, SOURCES)
 
-def tables(text, skills, drafts, agreement, rows):
+
+def tables(text, skills, drafts, agreement, rows, q2):
     lines = ["| text, bits per byte | ds4-nano | 5-gram | `xz -9` |", "|---|---|---|---|"]
     for source, s in text.items():
         lines.append(f"| {NAMES[source]} | {s['model']:.2f} | {s['grams']:.2f} | {s['xz']:.2f} |")
@@ -198,6 +205,7 @@ def tables(text, skills, drafts, agreement, rows):
               f"| this file against the same weights in bfloat16 | KL {kl:.5f} nats a token, first choice equal {100 * first:.2f} % |"]
     for skill, r in rows.items():
         lines.append(f"| {skill}: rows of the indexer, random rows | {r['indexer']} and {r['random']} of {r['asked']} answers |")
+    lines += ["", *two_bits.table(q2)]
     return "\n".join(lines) + "\n"
 
 
@@ -208,7 +216,7 @@ def main():
     parser.add_argument("--card", type=pathlib.Path)
     args = parser.parse_args()
     scores = Scores(args)
-    measured = {name: scores.kept(name, getattr(scores, name)) for name in ("skills", "drafts", "rows", "agreement", "text")}
+    measured = {name: scores.kept(name, getattr(scores, name)) for name in ("skills", "drafts", "rows", "agreement", "text", "q2")}
     result = tables(**measured)
     print(result)
     if args.card:
