@@ -23,27 +23,18 @@ std::uint64_t cost_of(DType type) {
   }
 }
 
-/// With two bits, the least squared error of a block is reached by pulling its large values in, and with them how sure
-/// the model is of its answers. So beside the importance of its column an element counts by a root of (mean square of
-/// the block + its own square): so many square roots of it, none at 0. docs/decisions/encoders.md has what they do.
-int size_roots(DType type) { return type == DType::kQ2_K ? 1 : type == DType::kIQ2_XXS ? 2 : 0; }
-
-/// The weights of one row's elements.
+/// The weights of one row's elements: the importance of their columns. In Q2_K, where the least squared error of a block pulls
+/// its large values in, times sqrt(mean square of the block + its own square). docs/decisions/encoders.md has what it does.
 void weigh_row(DType type, std::span<const float> row, std::span<const float> importance, std::span<float> weights) {
   std::copy(importance.begin(), importance.end(), weights.begin());
-  const int roots = size_roots(type);
-  if (roots == 0) return;
+  if (type != DType::kQ2_K) return;
   const std::size_t block = dtype_info(type).block_elements;
   for (std::size_t begin = 0; begin < row.size(); begin += block) {
     const auto values = row.subspan(begin, block);
     float mean = 0;
     for (const float x : values) mean += x * x / static_cast<float>(block);
     if (!(mean > 0) || !std::isfinite(mean)) continue;
-    for (std::size_t i = 0; i < block; ++i) {
-      float size = 1.0F + values[i] * values[i] / mean;
-      for (int r = 0; r < roots; ++r) size = std::sqrt(size);
-      weights[begin + i] *= size;
-    }
+    for (std::size_t i = 0; i < block; ++i) weights[begin + i] *= std::sqrt(1.0F + values[i] * values[i] / mean);
   }
 }
 

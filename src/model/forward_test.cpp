@@ -22,7 +22,11 @@ struct DeviceChoice {
 };
 
 std::unique_ptr<Backend> make_backend(const DeviceChoice& choice, int threads = 2) {
-  auto backend = create_backend({choice.device, threads, choice.isa, false});
+  BackendOptions options;
+  options.device = choice.device;
+  options.threads = threads;
+  options.isa = choice.isa;
+  auto backend = create_backend(options);
   return backend.ok() ? std::move(*backend) : nullptr;
 }
 

@@ -115,6 +115,7 @@ std::string CudaBackend::name() const { return cat("cuda/", device_.name(), exac
 std::optional<std::uint64_t> CudaBackend::available_memory() const {
   // Small allocations are rounded up to 2 MiB together, and graphs and lazily loaded kernels take some.
   constexpr std::size_t kReserve = std::size_t{512} << 20;
+  if (device_.integrated()) return std::nullopt;  // what the page cache holds is free too, and the card does not count it
   device_.select();
   std::size_t free = 0;
   std::size_t total = 0;
@@ -147,6 +148,7 @@ Result<Weight> CudaBackend::load(const HostWeight& weight) {
     source = {DType::kF32, weight.in, 1, 1, reinterpret_cast<const std::byte*>(converted.data())};
   }
   DS4_ASSIGN_OR_RETURN(const float largest, uploader_->load(source, m, static_cast<std::byte*>(memory)));
+  if (weight.done_with) weight.done_with({weight.data, weight.bytes()});
   m.data = static_cast<const std::byte*>(memory);
   if (m.tiled) m.pre = choose_pre(m.type, largest);
   if (m.tiled && m.type == DType::kIQ2_XXS && !(largest * m.pre <= 65504.0F))

@@ -35,6 +35,7 @@ class Device {
   int multiprocessors() const { return properties_.multiProcessorCount; }
   std::size_t shared_memory() const { return properties_.sharedMemPerBlockOptin; }
   int ordinal() const { return ordinal_; }
+  bool integrated() const { return properties_.integrated != 0; }  // its memory is the host's
   int capability() const { return properties_.major * 10 + properties_.minor; }
   const std::string& name() const { return name_; }
 
