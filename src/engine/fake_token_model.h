@@ -102,7 +102,7 @@ class FakeTokenModel final : public TokenModel {
   std::function<std::optional<Error>()> fail_with;  // asked at the end of every forward
   std::function<std::optional<Error>(std::span<const TrackStep>)> on_forward;
   std::function<void()> while_rebuilding;
-  Status fault;  // of the device; set by one of the above
+  Status fault;       // of the device; set by one of the above
   bool cured = true;  // by a rebuild
   int rebuilds = 0;
   std::int64_t computed = 0;  // tokens, in all

@@ -17,15 +17,15 @@
 namespace ds4 {
 
 struct ScriptRule {
-  std::string when;                     // occurs in the last turn from outside; empty: always
-  std::string reasoning;                // said first when the prompt opens thinking
-  std::string reply;                    // added tokens that it spells are those tokens
-  int token_ms = 0;                     // time that each token takes
-  int prompt_ms = 0;                    // time that each token of a prompt takes
+  std::string when;                          // occurs in the last turn from outside; empty: always
+  std::string reasoning;                     // said first when the prompt opens thinking
+  std::string reply;                         // added tokens that it spells are those tokens
+  int token_ms = 0;                          // time that each token takes
+  int prompt_ms = 0;                         // time that each token of a prompt takes
   std::optional<std::int64_t> fail_at = {};  // computing this token of the answer fails
   std::optional<std::int64_t> down_at = {};  // computing this token takes the device down
-  int rebuild_ms = 0;                   // time that it takes to set it up again
-  bool stays_down = false;              // it cannot be
+  int rebuild_ms = 0;                        // time that it takes to set it up again
+  bool stays_down = false;                   // it cannot be
 };
 
 struct ScriptedOptions {

@@ -66,7 +66,8 @@ class TokenModel {
   virtual Status forward(std::span<const TrackStep> steps, const StepOptions& options) = 0;
   /// The fault of the device, if it has had one: forward() fails from then on, tracks can only be destroyed.
   virtual Status health() const { return {}; }
-  /// After a fault, when no track is left: sets the device up again, weights and all. An error: there is no model any more.
+  /// After a fault, when no track is left: sets the device up again, weights and all. An error: there is no model any
+  /// more.
   virtual Status rebuild();
 };
 

@@ -11,8 +11,8 @@
 // they must not block it and not throw. A cancel flag is polled before each pass, and inside it when the pass serves
 // nobody else; call wake() after setting it.
 //
-// When the model's device fails (TokenModel::health()), everything that runs or waits ends with kDeviceFailed, what was kept in
-// memory is dropped, and the model is rebuilt on the worker's thread if the owner wants that.
+// When the model's device fails (TokenModel::health()), everything that runs or waits ends with kDeviceFailed, what was
+// kept in memory is dropped, and the model is rebuilt on the worker's thread if the owner wants that.
 #pragma once
 
 #include <atomic>

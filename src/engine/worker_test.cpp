@@ -348,7 +348,9 @@ TEST(Worker, WithoutARebuildADeviceThatFailedStaysDown) {
       auto recorder = std::make_shared<Recorder>();
       worker.submit(request(recorder, ids(10), 100));
       EXPECT_EQ(recorder->wait().reason, FinishReason::kDeviceFailed);
-      if (wanted) EXPECT_EQ(rebuilt.get_future().get().error().message, "still on fire");
+      if (wanted) {
+        EXPECT_EQ(rebuilt.get_future().get().error().message, "still on fire");
+      }
       EXPECT_EQ(worker.submit(request(recorder, ids(10), 5)), Worker::Admission::kDown);
       EXPECT_EQ(recorder->ends(), 1);
     }

@@ -1,5 +1,5 @@
-// ds4-server as a whole: the routes, the life of the process (loading, serving, draining; a device that fails meanwhile), and
-// who owns what. Made and driven by main; its own threads are those of HttpServer, TaskPool and Worker.
+// ds4-server as a whole: the routes, the life of the process (loading, serving, draining; a device that fails
+// meanwhile), and who owns what. Made and driven by main; its own threads are those of HttpServer, TaskPool and Worker.
 #pragma once
 
 #include <atomic>

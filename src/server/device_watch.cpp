@@ -21,7 +21,8 @@ bool DeviceWatch::failed(const Error& fault, bool may_rebuild, Clock::time_point
 
 void DeviceWatch::rebuilt(const Status& status, Clock::time_point now) {
   const std::lock_guard lock(mutex_);
-  if (!status.ok()) return lose(cat("the device failed: ", fault_, "; it cannot be set up anew: ", status.error().message));
+  if (!status.ok())
+    return lose(cat("the device failed: ", fault_, "; it cannot be set up anew: ", status.error().message));
   state_ = State::kUp;
   rebuilt_ = now;
 }

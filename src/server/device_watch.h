@@ -1,5 +1,5 @@
-// Whether the device works, and what is done when it does not: it is set up again, unless that was done a short while ago.
-// Knows no device; the worker tells it (WorkerOptions), the app asks. Any thread.
+// Whether the device works, and what is done when it does not: it is set up again, unless that was done a short while
+// ago. Knows no device; the worker tells it (WorkerOptions), the app asks. Any thread.
 #pragma once
 
 #include <chrono>

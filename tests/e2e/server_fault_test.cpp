@@ -1,5 +1,5 @@
-// ds4-server when its device fails: what is running is told, the server says so and goes on answering, the device is set up
-// again once, and what cannot be saved ends with the exit status of a device.
+// ds4-server when its device fails: what is running is told, the server says so and goes on answering, the device is
+// set up again once, and what cannot be saved ends with the exit status of a device.
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -32,8 +32,9 @@ std::unique_ptr<ServerProcess> serve(const std::vector<std::string>& more = {}) 
 }
 
 std::string chat(const std::string& text, bool stream = false) {
-  return http_post("/v1/chat/completions",
-                   Json{{"messages", {{{"role", "user"}, {"content", text}}}}, {"thinking", false}, {"stream", stream}}.dump());
+  return http_post(
+      "/v1/chat/completions",
+      Json{{"messages", {{{"role", "user"}, {"content", text}}}}, {"thinking", false}, {"stream", stream}}.dump());
 }
 
 Reply health(const ServerProcess& server) { return ask(server.port(), http_get("/health")); }
