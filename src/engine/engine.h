@@ -81,8 +81,8 @@ class Engine {
   static Result<std::unique_ptr<Engine>> load(ModelFile file, const EngineOptions& options);
 
   Result<Session> new_session();
-  /// What a Worker drives, in place of sessions of one's own; lives as long as the engine. Its rebuild() makes the backends
-  /// anew and reads the weights again; sessions must be gone by then.
+  /// What a Worker drives, in place of sessions of one's own; lives as long as the engine. Its rebuild() makes the
+  /// backends anew and reads the weights again; sessions must be gone by then.
   TokenModel& token_model() { return *tokens_; }
   /// See TokenModel::health().
   Status health() const { return tokens_->health(); }

@@ -30,7 +30,8 @@ Examples:
   ds4-eval compare f16.gguf q2.gguf --text book.txt how much the smaller file has lost
   ds4-eval compare a.gguf b.gguf --text - --json    the same for a program, the text from a pipe
 
-Exit status: 0 done, 1 failure, 2 bad usage, 3 bad model file, 4 not enough memory, 130 interrupted.)";
+Exit status: 0 done, 1 failure, 2 bad usage, 3 bad model file, 4 not enough memory, 5 no such
+device, or it failed, 130 interrupted.)";
 
 constexpr const char* kNanoFooter = R"(
 Every request is rendered as a chat, answered greedily, and checked: tool calls against the schemas and

@@ -54,8 +54,8 @@ void check_computes(Rig& rig, const std::string& when, Report& report) {
     const std::vector<Output> found = c.run(rig, rows);
     for (std::size_t i = 0; i < expected.size(); ++i) {
       const Distance d = distance(expected[i].floats, found[i].floats);
-      report.check(d.largest <= c.bound && expected[i].ints == found[i].ints, cat(when, ": ", c.op, ".", expected[i].name),
-                   cat("difference ", d.largest, ", bound ", c.bound));
+      report.check(d.largest <= c.bound && expected[i].ints == found[i].ints,
+                   cat(when, ": ", c.op, ".", expected[i].name), cat("difference ", d.largest, ", bound ", c.bound));
     }
   }
 }
