@@ -48,13 +48,13 @@ class App {
   void run_task(const Route& route, const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
   HttpReply answer(const Route& route, const HttpRequest& request);
   HttpReply health() const;
+  void watch_device(WorkerOptions& worker);
+  void finish_replies();
   HttpReply preflight(const HttpRequest& request) const;
   HttpReply refuse(const HttpRequest& request, const ErrorInfo& error) const;
   static const Route* find_route(std::string_view path);
   Status start_worker(ModelFile file);
   void open_disk();
-  void watch_device(WorkerOptions& worker);
-  void finish_replies();
 
   ServerOptions options_;
   Gatekeeper gate_;
