@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the kernels, the model and ds4-bench for the card of this machine, with nothing but CMake, Ninja, g++ and nvcc, and
 # checks or times them:
-#   bench/gpu_check.sh check    every op against the reference; a small full-size model, eager against replayed
+#   bench/gpu_check.sh check    every op against the reference; a card that is made to fail; a small full-size model, eager against replayed
 #   bench/gpu_check.sh time     prefill and decode of the full-size synthetic model, its ops, a load from a file; all cards
 #   bench/gpu_check.sh sanitize  the shipped model and the ops under Compute Sanitizer
 #   bench/gpu_check.sh golden   golden sets, and 20 prompts against the CPU's exact path; needs the libraries of a full build
@@ -26,6 +26,7 @@ bench() { build/gpu/bin/ds4-bench --device cuda --synthetic "$@"; }
 check() {
   local status=0
   build/gpu/bin/ds4-conformance --device cuda || status=1
+  build/gpu/bin/ds4-conformance --device cuda --fault || status=1
   local model
   for model in models/*.gguf ${MODELS:-}; do
     echo "== $model"

@@ -2,7 +2,7 @@
 // The maths of every op is in the spec section beside it; `reference/` is the oracle, one short function per op.
 //
 // Life: create_backend() -> load() every weight -> configure() once -> per step: begin(batch), ops, wait().
-// Ops only enqueue work and return nothing; a device fault surfaces at wait() and download(). One thread drives a
+// Ops only enqueue work and return nothing; a device fault surfaces at wait() and download(), and stays. One thread drives a
 // backend at a time. All activations are f32 at this boundary; what a backend does inside is its own business, within
 // the bound stated per op in tests/conformance.
 //
@@ -241,6 +241,9 @@ class Backend {
   virtual void hc_head(const HcHeadArgs& args) = 0;
   virtual void logits(const LogitsArgs& args) = 0;
   virtual Status wait() = 0;
+  /// The fault that the device has had, as far as anybody has noticed; never waits. A device with a fault computes nothing
+  /// any more: its backend can only be destroyed and made anew.
+  virtual Status health() const { return {}; }
 };
 
 struct BackendOptions {

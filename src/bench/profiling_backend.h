@@ -104,6 +104,7 @@ class ProfilingBackend final : public Backend {
   void hc_head(const HcHeadArgs& args) override;
   void logits(const LogitsArgs& args) override;
   Status wait() override;
+  Status health() const override { return inner_->health(); }
 
  private:
   /// Calls f; in the other modes also counts it under `op`.

@@ -74,6 +74,8 @@ Status ChatLoop::run() {
     } else {
       show(turn(*entry));
     }
+    if (!engine_->health().ok())
+      return Error{ErrorCode::kNoDevice, "after that no question can be answered any more: start anew"};
   }
 }
 

@@ -98,7 +98,7 @@ constexpr std::string_view kDiagnostics = R"(Diagnostics
 
 constexpr std::string_view kStatus = R"(Exit status
   0 done   1 failure   2 bad usage   3 bad model file   4 not enough memory
-  5 no such device   130 interrupted
+  5 no such device, or it failed   130 interrupted
 )";
 
 constexpr std::pair<std::string_view, std::string_view> kTopics[] = {

@@ -94,6 +94,8 @@ struct Process {
     with.parallel = 2;
     with.points = points;
     with.disk = states.get();
+    with.on_fault = [](const Error&) { return true; };
+    with.on_rebuilt = [this](const Status& status) { rebuilds += status.ok() ? 1 : 0; };
     worker = std::make_unique<Worker>(model, nullptr, with);
   }
   std::shared_ptr<Waiter> submit(const Ids& prompt, std::int64_t tokens, std::int64_t turn_start = 0,
@@ -119,6 +121,7 @@ struct Process {
   void flush() { EXPECT_TRUE(states->flush(10)); }
 
   FakeTokenModel model;
+  std::atomic<int> rebuilds{0};
   std::unique_ptr<DiskStates> states;
   std::unique_ptr<Worker> worker;
   Finish finish;
@@ -297,6 +300,34 @@ TEST(DiskStates, AStateOnWhichTheModelFailsIsForgotten) {
   Process third(disk);
   third.ask(joined(prompt, ids(5)), 3);
   EXPECT_EQ(third.finish.cached_tokens, 0);
+}
+
+TEST(DiskStates, AFaultOfTheDeviceCostsOnlyAStateThatWasJustLoaded) {
+  SimulatedDisk disk;
+  const Ids prompt = ids(500), other = ids(500, 9);
+  {
+    Process first(disk);
+    first.ask(prompt, 5);
+    first.ask(other, 5);
+    first.flush();
+  }
+  for (const bool at_once : {false, true}) {
+    Process process(disk);
+    process.model.on_forward = [&, passes = 0](std::span<const TrackStep>) mutable -> std::optional<Error> {
+      if (process.model.restored == 1 && ++passes == (at_once ? 1 : 2) && process.model.rebuilds == 0)
+        process.model.fault = Error{ErrorCode::kNoDevice, "on fire"};
+      return std::nullopt;
+    };
+    EXPECT_EQ(process.submit(joined(prompt, ids(5)), 3)->wait().reason, FinishReason::kDeviceFailed);
+    EXPECT_EQ(process.model.restored, 1);
+    while (process.rebuilds == 0) std::this_thread::yield();
+    process.ask(joined(other, ids(5)), 3);
+    EXPECT_GE(process.finish.loaded_tokens, 384);
+    process.ask(joined(prompt, ids(5)), 3);
+    EXPECT_GE(process.finish.cached_tokens, at_once ? 0 : 384);
+    EXPECT_LT(process.finish.cached_tokens, at_once ? 384 : 512) << at_once;
+    process.flush();
+  }
 }
 
 TEST(DiskStates, OthersGoOnWhileAStateIsLoaded) {

@@ -75,10 +75,12 @@ Result<EnginePlan> plan_with(const ModelFile& file, const EngineOptions& options
 struct Planned {
   Backends backends;
   EnginePlan plan;
+  EngineOptions options;  // with the devices and the layout of weights that it is for
 };
 
 Result<Planned> plan_for(const ModelFile& file, const EngineOptions& options) {
   Planned planned;
+  planned.options = options;
   DS4_ASSIGN_OR_RETURN(planned.backends, make_backends(options));
   DS4_ASSIGN_OR_RETURN(planned.plan, plan_with(file, options, planned.backends));
   return planned;
@@ -156,19 +158,29 @@ Result<EnginePlan> plan_engine(const ModelFile& file, const EngineOptions& optio
 
 Result<std::unique_ptr<Engine>> Engine::load(ModelFile file, const EngineOptions& options) {
   DS4_ASSIGN_OR_RETURN(Planned planned, plan_best(file, options));
-  auto& [backends, plan] = planned;
-  if (!plan.fits()) return plan.refusal();
-  std::unique_ptr<Engine> engine(new Engine(std::move(file), std::move(plan), options));
-  DS4_ASSIGN_OR_RETURN(engine->model_, Model::load(engine->file_.gguf, std::move(backends), engine->plan_.model));
-  engine->tokens_ = make_token_model(*engine->model_);
+  if (!planned.plan.fits()) return planned.plan.refusal();
+  std::unique_ptr<Engine> engine(new Engine(std::move(file), std::move(planned.plan), planned.options));
+  DS4_ASSIGN_OR_RETURN(engine->model_,
+                       Model::load(engine->file_.gguf, std::move(planned.backends), engine->plan_.model));
+  engine->tokens_ = make_token_model(*engine->model_, [made = engine.get()] { return made->remake(); });
   return engine;
 }
 
-Result<Session> Engine::new_session() { return Session::create(*tokens_, tokenizer(), snapshots_); }
+/// The same devices, the same sizes: sessions, limits and what is on disk fit the new model as they fitted the old one.
+Result<Model*> Engine::remake() {
+  model_.reset();
+  DS4_ASSIGN_OR_RETURN(Backends backends, make_backends(options_));
+  DS4_ASSIGN_OR_RETURN(const EnginePlan plan, plan_with(file_, options_, backends));
+  if (!plan.fits()) return plan.refusal();
+  DS4_ASSIGN_OR_RETURN(model_, Model::load(file_.gguf, std::move(backends), plan_.model));
+  return model_.get();
+}
+
+Result<Session> Engine::new_session() { return Session::create(*tokens_, tokenizer(), options_.snapshots); }
 
 Result<std::unique_ptr<DiskStates>> Engine::open_disk(DiskOptions options) const {
   // Kernels of another instruction set or device round differently: what they wrote is not what we would.
-  const std::string device = cat(model_->backend_name(), quality_ ? " quality" : "");
+  const std::string device = cat(plan_.backend, options_.backend.quality ? " quality" : "");
   const KvFormat kv = plan_.model.kv;
   const PieceSizes sizes = tokens_->piece_sizes();
   const std::string label = cat(kv_format_name(kv), " ", device, " ", file_.shape.name);

@@ -81,8 +81,11 @@ class Engine {
   static Result<std::unique_ptr<Engine>> load(ModelFile file, const EngineOptions& options);
 
   Result<Session> new_session();
-  /// What a Worker drives, in place of sessions of one's own; lives as long as the engine.
+  /// What a Worker drives, in place of sessions of one's own; lives as long as the engine. Its rebuild() makes the
+  /// backends anew and reads the weights again; sessions must be gone by then.
   TokenModel& token_model() { return *tokens_; }
+  /// See TokenModel::health().
+  Status health() const { return tokens_->health(); }
 
   /// States on disk that this engine can use and leave. Call before anything is answered; `options.folder` is there.
   Result<std::unique_ptr<DiskStates>> open_disk(DiskOptions options) const;
@@ -92,7 +95,7 @@ class Engine {
   const Tokenizer* tokenizer() const { return file_.tokenizer ? &*file_.tokenizer : nullptr; }
   const EnginePlan& plan() const { return plan_; }
   std::int64_t context() const { return plan_.model.context; }
-  std::string backend_name() const { return model_->backend_name(); }
+  std::string backend_name() const { return plan_.backend; }
 
   /// Reads every page of the weights once, so that the first answer does not wait for the disk.
   Status warm_weights(const std::function<void(std::uint64_t done, std::uint64_t total)>& progress,
@@ -100,16 +103,13 @@ class Engine {
 
  private:
   Engine(ModelFile file, EnginePlan plan, const EngineOptions& options)
-      : file_(std::move(file)),
-        plan_(std::move(plan)),
-        snapshots_(options.snapshots),
-        quality_(options.backend.quality) {}
+      : file_(std::move(file)), plan_(std::move(plan)), options_(options) {}
+  Result<Model*> remake();
 
   ModelFile file_;
   EnginePlan plan_;
-  int snapshots_;
-  bool quality_;
-  std::unique_ptr<Model> model_;
+  EngineOptions options_;         // as they were used
+  std::unique_ptr<Model> model_;  // null after a fault that nothing could be done about
   std::unique_ptr<TokenModel> tokens_;
 };
 

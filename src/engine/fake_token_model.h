@@ -66,14 +66,25 @@ class FakeTokenModel final : public TokenModel {
       if (options.cancel != nullptr && options.cancel->load()) return Error{ErrorCode::kCancelled, "cancelled"};
       if (options.progress) options.progress(layer);
     }
+    if (!fault.ok()) return fault;
     if (fail_with) {
       if (std::optional<Error> error = fail_with()) return std::move(*error);
     }
     if (on_forward) {
       if (std::optional<Error> error = on_forward(steps)) return std::move(*error);
     }
+    if (!fault.ok()) return fault;
     for (const TrackStep& step : steps) append(static_cast<FakeTrack&>(*step.track), step.tokens, step.logits);
     return {};
+  }
+
+  Status health() const override { return fault; }
+  Status rebuild() override {
+    DS4_CHECK(tracks == 0);
+    ++rebuilds;
+    if (while_rebuilding) while_rebuilding();
+    fault = cured ? Status() : Status(Error{ErrorCode::kNoDevice, "still on fire"});
+    return fault;
   }
 
   void write_logits(std::span<const TokenId> history, std::span<float> logits) const {
@@ -90,6 +101,10 @@ class FakeTokenModel final : public TokenModel {
   std::function<void()> before_layer;               // runs at every poll of the cancel flag
   std::function<std::optional<Error>()> fail_with;  // asked at the end of every forward
   std::function<std::optional<Error>(std::span<const TrackStep>)> on_forward;
+  std::function<void()> while_rebuilding;
+  Status fault;       // of the device; set by one of the above
+  bool cured = true;  // by a rebuild
+  int rebuilds = 0;
   std::int64_t computed = 0;  // tokens, in all
   int tracks = 0;             // alive
   int restored = 0;

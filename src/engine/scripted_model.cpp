@@ -81,7 +81,20 @@ ScriptedModel::Next ScriptedModel::next_after(std::span<const TokenId> history) 
   return next;
 }
 
+Status ScriptedModel::health() const {
+  if (fault_ == nullptr) return {};
+  return Error{ErrorCode::kNoDevice, "the script says that this token takes the device down"};
+}
+
+Status ScriptedModel::rebuild() {
+  DS4_RETURN_IF_ERROR(wait(fault_->rebuild_ms, nullptr));
+  if (fault_->stays_down) return Error{ErrorCode::kNoDevice, "the script says that it stays down"};
+  fault_ = nullptr;
+  return {};
+}
+
 Status ScriptedModel::forward(std::span<const TrackStep> steps, const StepOptions& options) {
+  DS4_RETURN_IF_ERROR(health());
   int longest = 0;
   std::vector<Next> answers(steps.size());
   for (std::size_t i = 0; i < steps.size(); ++i) {
@@ -92,10 +105,11 @@ Status ScriptedModel::forward(std::span<const TrackStep> steps, const StepOption
     if (rule == nullptr) continue;
     const auto rows = static_cast<int>(steps[i].tokens.size());
     longest = std::max(longest, rows == 1 ? rule->token_ms : rows * rule->prompt_ms);
-    if (!steps[i].logits.empty() && rule->fail_at == answers[i].index) {
-      return Error{ErrorCode::kNoDevice, "the script says that this token fails"};
-    }
+    if (steps[i].logits.empty()) continue;
+    if (rule->down_at == answers[i].index) fault_ = rule;
+    if (rule->fail_at == answers[i].index) return Error{ErrorCode::kNoDevice, "the script says that this token fails"};
   }
+  DS4_RETURN_IF_ERROR(health());
   DS4_RETURN_IF_ERROR(wait(longest, options.cancel));
   for (std::size_t i = 0; i < steps.size(); ++i) {
     auto& tokens = static_cast<ScriptedTrack&>(*steps[i].track).tokens;

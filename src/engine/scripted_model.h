@@ -17,12 +17,15 @@
 namespace ds4 {
 
 struct ScriptRule {
-  std::string when;                     // occurs in the last turn from outside; empty: always
-  std::string reasoning;                // said first when the prompt opens thinking
-  std::string reply;                    // added tokens that it spells are those tokens
-  int token_ms = 0;                     // time that each token takes
-  int prompt_ms = 0;                    // time that each token of a prompt takes
-  std::optional<std::int64_t> fail_at;  // computing this token of the answer is a device error
+  std::string when;                          // occurs in the last turn from outside; empty: always
+  std::string reasoning;                     // said first when the prompt opens thinking
+  std::string reply;                         // added tokens that it spells are those tokens
+  int token_ms = 0;                          // time that each token takes
+  int prompt_ms = 0;                         // time that each token of a prompt takes
+  std::optional<std::int64_t> fail_at = {};  // computing this token of the answer fails
+  std::optional<std::int64_t> down_at = {};  // computing this token takes the device down
+  int rebuild_ms = 0;                        // time that it takes to set it up again
+  bool stays_down = false;                   // it cannot be
 };
 
 struct ScriptedOptions {
@@ -43,6 +46,8 @@ class ScriptedModel final : public TokenModel {
   int max_logit_rows() const override { return options_.sessions; }
   Result<std::unique_ptr<Track>> new_track() override;
   Status forward(std::span<const TrackStep> steps, const StepOptions& options) override;
+  Status health() const override;
+  Status rebuild() override;
 
  private:
   struct Next {
@@ -55,6 +60,7 @@ class ScriptedModel final : public TokenModel {
   const Tokenizer& tokenizer_;
   std::vector<ScriptRule> rules_;
   ScriptedOptions options_;
+  const ScriptRule* fault_ = nullptr;  // the rule that took the device down
 };
 
 }  // namespace ds4

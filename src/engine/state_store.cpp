@@ -143,6 +143,11 @@ void StateStore::erase(std::size_t point) {
   points_.erase(points_.begin() + static_cast<std::ptrdiff_t>(point));
 }
 
+void StateStore::clear() {
+  const std::lock_guard lock(mutex_);
+  points_.clear();
+}
+
 int StateStore::size() const { return static_cast<int>(points_.size()); }
 
 std::vector<std::shared_ptr<const Timeline>> StateStore::histories() const {

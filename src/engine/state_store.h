@@ -56,6 +56,8 @@ class StateStore {
   void put_copy(const Timeline& history, const Track& track);
   /// Drops the point that is worth the least; false when there is none.
   bool evict();
+  /// Drops all of them.
+  void clear();
 
   bool has(std::span<const TokenId> history) const;
   int size() const;

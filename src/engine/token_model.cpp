@@ -31,21 +31,27 @@ class SequenceTrack final : public Track {
 
 class DeepSeekTokens final : public TokenModel {
  public:
-  explicit DeepSeekTokens(Model& model) : model_(model) {}
-  int vocab() const override { return model_.shape().dims.vocab; }
-  int layers() const override { return static_cast<int>(model_.shape().layers.size()); }
-  std::int64_t context() const override { return model_.options().context; }
-  int max_rows() const override { return model_.options().max_rows; }
-  int max_logit_rows() const override { return model_.options().max_logit_rows; }
+  DeepSeekTokens(Model& model, Remake remake)
+      : model_(&model),
+        remake_(std::move(remake)),
+        vocab_(model.shape().dims.vocab),
+        layers_(static_cast<int>(model.shape().layers.size())),
+        options_(model.options()),
+        sizes_{model.block_bytes(), model.point_bytes()} {}
+  int vocab() const override { return vocab_; }
+  int layers() const override { return layers_; }
+  std::int64_t context() const override { return options_.context; }
+  int max_rows() const override { return options_.max_rows; }
+  int max_logit_rows() const override { return options_.max_logit_rows; }
 
   Result<std::unique_ptr<Track>> new_track() override {
-    DS4_ASSIGN_OR_RETURN(Sequence sequence, model_.new_sequence());
+    DS4_ASSIGN_OR_RETURN(Sequence sequence, model_->new_sequence());
     return std::unique_ptr<Track>(std::make_unique<SequenceTrack>(std::move(sequence)));
   }
 
-  PieceSizes piece_sizes() const override { return {model_.block_bytes(), model_.point_bytes()}; }
+  PieceSizes piece_sizes() const override { return sizes_; }
   Result<std::unique_ptr<Track>> restore(const SequencePieces& pieces) override {
-    DS4_ASSIGN_OR_RETURN(Sequence sequence, model_.restore(pieces));
+    DS4_ASSIGN_OR_RETURN(Sequence sequence, model_->restore(pieces));
     return std::unique_ptr<Track>(std::make_unique<SequenceTrack>(std::move(sequence)));
   }
 
@@ -64,9 +70,9 @@ class DeepSeekTokens final : public TokenModel {
     ForwardOptions forward_options;
     forward_options.cancel = options.cancel;
     forward_options.progress = options.progress;
-    if (steps.size() == 1) return model_.forward(rows, steps.front().logits, forward_options);
+    if (steps.size() == 1) return model_->forward(rows, steps.front().logits, forward_options);
     together_.resize(wanted);
-    DS4_RETURN_IF_ERROR(model_.forward(rows, together_, forward_options));
+    DS4_RETURN_IF_ERROR(model_->forward(rows, together_, forward_options));
     auto from = together_.begin();
     for (const TrackStep& step : steps) {
       std::copy_n(from, step.logits.size(), step.logits.begin());
@@ -75,8 +81,26 @@ class DeepSeekTokens final : public TokenModel {
     return {};
   }
 
+  Status health() const override { return model_ != nullptr ? model_->health() : lost_; }
+
+  Status rebuild() override {
+    if (!remake_) return TokenModel::rebuild();
+    model_ = nullptr;
+    Result<Model*> again = remake_();
+    if (!again.ok()) return lost_ = again.error();
+    model_ = *again;
+    return {};
+  }
+
  private:
-  Model& model_;
+  Model* model_;  // null: it could not be made again
+  Remake remake_;
+  Status lost_;
+  // What other threads ask for at any time, and no rebuild changes.
+  const int vocab_;
+  const int layers_;
+  const ModelOptions options_;
+  const PieceSizes sizes_;
   std::vector<float> together_;  // logits of all steps
 };
 
@@ -85,7 +109,10 @@ class DeepSeekTokens final : public TokenModel {
 Result<std::vector<std::vector<std::byte>>> Track::save_blocks(std::int64_t, std::int64_t) const { return cannot(); }
 Result<std::vector<std::byte>> Track::save_point(std::int64_t) const { return cannot(); }
 Result<std::unique_ptr<Track>> TokenModel::restore(const SequencePieces&) { return cannot(); }
+Status TokenModel::rebuild() { return Error{ErrorCode::kNoDevice, "this model cannot be set up again"}; }
 
-std::unique_ptr<TokenModel> make_token_model(Model& model) { return std::make_unique<DeepSeekTokens>(model); }
+std::unique_ptr<TokenModel> make_token_model(Model& model, Remake remake) {
+  return std::make_unique<DeepSeekTokens>(model, std::move(remake));
+}
 
 }  // namespace ds4

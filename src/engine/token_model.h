@@ -64,9 +64,17 @@ class TokenModel {
   /// Appends the tokens of every step to its track, all or none. Tracks differ; together at most max_rows() tokens and
   /// max_logit_rows() rows of logits.
   virtual Status forward(std::span<const TrackStep> steps, const StepOptions& options) = 0;
+  /// The fault of the device, if it has had one: forward() fails from then on, tracks can only be destroyed.
+  virtual Status health() const { return {}; }
+  /// After a fault, when no track is left: sets the device up again, weights and all. An error: there is no model any
+  /// more.
+  virtual Status rebuild();
 };
 
-/// The real thing; `model` must outlive it.
-std::unique_ptr<TokenModel> make_token_model(Model& model);
+/// Destroys the model that has failed and makes it anew.
+using Remake = std::function<Result<Model*>()>;
+
+/// The real thing; `model`, and what `remake` gives, must outlive it. Without `remake` a fault is the end.
+std::unique_ptr<TokenModel> make_token_model(Model& model, Remake remake = {});
 
 }  // namespace ds4

@@ -118,6 +118,7 @@ Worker::Admission Worker::submit(Request request) {
   {
     const std::lock_guard lock(mutex_);
     if (stop_) return Admission::kStopped;
+    if (down_) return Admission::kDown;
     if (queue_.size() >= static_cast<std::size_t>(options_.max_queue)) return Admission::kFull;
     queue_.push_back(std::move(job));
     stats_.queued = static_cast<int>(queue_.size());
@@ -148,8 +149,40 @@ WorkerStats Worker::stats() const {
 void Worker::run() {
   while (take_work()) {
     if (!jobs_.empty()) pass();
+    if (const Status health = model_.health(); !health.ok() && !recover(health.error())) return;
   }
   for (auto& job : jobs_) finish(*job, FinishReason::kCancelled);
+}
+
+/// The device has failed: everything ends, and begins anew if it can. False: it cannot.
+bool Worker::recover(const Error& fault) {
+  std::deque<std::unique_ptr<Job>> waiting;
+  {
+    const std::lock_guard lock(mutex_);
+    down_ = true;
+    waiting.swap(queue_);
+    stats_.queued = 0;
+  }
+  const bool again = options_.on_fault && options_.on_fault(fault);
+  const Error error{fault.code, cat("the device failed: ", fault.message)};
+  for (auto& job : jobs_) finish(*job, FinishReason::kDeviceFailed, error);
+  for (auto& job : waiting) finish(*job, FinishReason::kDeviceFailed, error);
+  jobs_.clear();
+  store_.clear();
+  turn_ = 0;
+  rows_per_second_ = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    stats_.active = stats_.points = 0;
+    if (stop_ || !again) return false;
+  }
+  const Status rebuilt = model_.rebuild();
+  if (rebuilt.ok()) {
+    const std::lock_guard lock(mutex_);
+    down_ = false;
+  }
+  if (options_.on_rebuilt) options_.on_rebuilt(rebuilt);
+  return rebuilt.ok();
 }
 
 /// Waits for something to do and moves requests from the queue into work; false at the end.
@@ -257,6 +290,7 @@ void Worker::pass() {
   const Status status = forward(parts);
   const double took = seconds(Clock::now() - begin);
   if (status.ok()) return commit(parts, took);
+  if (!model_.health().ok()) return;  // run() sees it too: nobody is to blame, and nothing else will work
   if (parts.size() == 1) {
     const bool cancelled = status.error().code == ErrorCode::kCancelled;
     return finish(*parts[0].job, cancelled ? FinishReason::kCancelled : FinishReason::kFailed, status.error());
@@ -266,6 +300,8 @@ void Worker::pass() {
     const std::span<Part> alone(&part, 1);
     if (const Status single = forward(alone); single.ok()) {
       commit(alone, 0);
+    } else if (!model_.health().ok()) {
+      return;
     } else {
       const bool cancelled = single.error().code == ErrorCode::kCancelled;
       finish(*part.job, cancelled ? FinishReason::kCancelled : FinishReason::kFailed, single.error());
@@ -418,11 +454,12 @@ void Worker::finish(Job& job, FinishReason reason, Error error) {
   } else {
     job.finish.answer_seconds = seconds(now - job.answering);
   }
-  // A state that fails at once would fail again.
-  if (reason == FinishReason::kFailed && job.from && job.session.timeline().size() == job.finish.loaded_tokens)
+  const bool failed = reason == FinishReason::kFailed || reason == FinishReason::kDeviceFailed;
+  // A state that fails at once would fail again; one that may have taken the device down least of all may do so again.
+  if (failed && job.from && job.session.timeline().size() == job.finish.loaded_tokens)
     options_.disk->store().forget(*job.from, cat("the first step after it failed: ", job.finish.error.message));
   // What a failed pass has touched is not handed to anybody else.
-  if (reason != FinishReason::kFailed && job.session.timeline().size() >= kShortestKept) job.session.retire();
+  if (!failed && job.session.timeline().size() >= kShortestKept) job.session.retire();
   {
     const std::lock_guard lock(mutex_);
     stats_.cached_tokens += static_cast<std::uint64_t>(job.finish.cached_tokens);

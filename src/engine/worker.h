@@ -10,6 +10,9 @@
 // submit(), match(), wake() and stats() may be called by any thread. Listeners are called by the worker's thread only:
 // they must not block it and not throw. A cancel flag is polled before each pass, and inside it when the pass serves
 // nobody else; call wake() after setting it.
+//
+// When the model's device fails (TokenModel::health()), everything that runs or waits ends with kDeviceFailed, what was
+// kept in memory is dropped, and the model is rebuilt on the worker's thread if the owner wants that.
 #pragma once
 
 #include <atomic>
@@ -17,6 +20,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -43,6 +47,11 @@ struct WorkerOptions {
   double mixed_slice = 0.2;    // the same while answers are being written
   int mixed_rows = 128;        // and at most so many prompt tokens then
   DiskStates* disk = nullptr;  // states for later processes, and from earlier ones; must outlive the worker
+  /// The device has failed. Called by the worker's thread, before the requests that this ends are told; from now on
+  /// submit() says kDown. True: the model is to be set up again. Without it nothing is.
+  std::function<bool(const Error& fault)> on_fault = {};
+  /// That was done, and requests are taken again; or it failed, and they never will be.
+  std::function<void(const Status& rebuilt)> on_rebuilt = {};
 };
 
 /// A token of an answer.
@@ -66,7 +75,8 @@ enum class FinishReason {
   kMaxTokens,
   kContextFull,
   kCancelled,
-  kFailed,  // Finish::error says why
+  kFailed,        // Finish::error says why
+  kDeviceFailed,  // as well; nothing is wrong with the request
 };
 
 struct Finish {
@@ -133,7 +143,7 @@ class Worker {
   /// Token ids as they are.
   static PromptTokens as_given(std::vector<TokenId> tokens);
 
-  enum class Admission { kQueued, kFull, kStopped };
+  enum class Admission { kQueued, kFull, kDown, kStopped };
   /// Anything but kQueued: the listener will not be called.
   Admission submit(Request request);
   void wake();
@@ -154,6 +164,7 @@ class Worker {
   };
 
   void run();
+  bool recover(const Error& fault);
   bool take_work();
   void start(std::unique_ptr<Job> job);
   bool begin_load(Job& job);
@@ -185,6 +196,7 @@ class Worker {
   std::condition_variable wake_;
   std::deque<std::unique_ptr<Job>> queue_;
   bool stop_ = false;
+  bool down_ = false;  // the device has failed
   bool look_ = false;  // something may have been cancelled
   WorkerStats stats_;
 

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <future>
 #include <map>
 #include <thread>
 
@@ -266,6 +267,96 @@ TEST(Worker, AnErrorEndsOnlyTheAnswerThatCausesIt) {
   auto impossible = std::make_shared<Recorder>();
   worker.submit(request(impossible, ids(2000), 1));
   EXPECT_NE(impossible->wait().error.message.find("2000 tokens, but the context holds 1000"), std::string::npos);
+}
+
+/// Takes the device down in pass number `nth` from now.
+void break_at(FakeTokenModel& model, int nth) {
+  model.on_forward = [&model, nth, passes = 0](std::span<const TrackStep>) mutable -> std::optional<Error> {
+    if (++passes == nth) model.fault = Error{ErrorCode::kNoDevice, "on fire"};
+    return std::nullopt;
+  };
+}
+
+TEST(Worker, AFaultOfTheDeviceEndsEverythingAndARebuildBeginsAnew) {
+  FakeTokenModel model(many());
+  break_at(model, 5);
+  std::vector<std::shared_ptr<Recorder>> recorders;
+  std::atomic<bool> rebuilding{false}, go_on{false};
+  model.while_rebuilding = [&] {
+    rebuilding = true;
+    while (!go_on) std::this_thread::yield();
+  };
+  std::vector<std::string> told;  // the worker's thread; read when it waits or has been joined
+  int ended_before = -1;
+  WorkerOptions options{.parallel = 2, .points = 4};
+  options.on_fault = [&](const Error& fault) {
+    told.push_back(fault.message);
+    ended_before = 0;
+    for (auto& recorder : recorders) ended_before += recorder->ends();
+    return true;
+  };
+  std::promise<Status> rebuilt;
+  options.on_rebuilt = [&](const Status& status) { rebuilt.set_value(status); };
+  {
+    Worker worker(model, nullptr, options);
+    std::vector<Request> requests;
+    for (int i = 0; i < 5; ++i) {  // two at work, three in the queue
+      recorders.push_back(std::make_shared<Recorder>());
+      requests.push_back(request(recorders.back(), ids(10, i), 500));
+    }
+    for (Request& one : requests) ASSERT_EQ(worker.submit(std::move(one)), Worker::Admission::kQueued);
+    for (auto& recorder : recorders) {
+      const Finish& finish = recorder->wait();
+      EXPECT_EQ(finish.reason, FinishReason::kDeviceFailed);
+      EXPECT_EQ(finish.error.code, ErrorCode::kNoDevice);
+      EXPECT_EQ(finish.error.message, "the device failed: on fire");
+    }
+    EXPECT_GT(recorders[0]->tokens.size(), 0u);
+    EXPECT_EQ(recorders[4]->tokens.size(), 0u);
+    while (!rebuilding) std::this_thread::yield();
+    EXPECT_EQ(told, std::vector<std::string>{"on fire"});
+    EXPECT_EQ(ended_before, 0);
+    auto early = std::make_shared<Recorder>();
+    EXPECT_EQ(worker.submit(request(early, ids(10), 5)), Worker::Admission::kDown);
+    EXPECT_EQ(early->ends(), 0);
+    EXPECT_EQ(worker.stats().active + worker.stats().queued + worker.stats().points, 0);
+    go_on = true;
+    EXPECT_TRUE(rebuilt.get_future().get().ok());
+    auto after = std::make_shared<Recorder>();
+    EXPECT_EQ(worker.submit(request(after, ids(10), 20)), Worker::Admission::kQueued);
+    EXPECT_EQ(after->wait().reason, FinishReason::kMaxTokens);
+    EXPECT_EQ(after->tokens, alone(model, ids(10), 20, 0));
+    EXPECT_EQ(after->finish.cached_tokens, 0);
+  }
+  EXPECT_EQ(told.size(), 1u);
+  for (auto& recorder : recorders) EXPECT_EQ(recorder->ends(), 1);
+  EXPECT_EQ(model.rebuilds, 1);
+  EXPECT_EQ(model.tracks, 0);
+}
+
+TEST(Worker, WithoutARebuildADeviceThatFailedStaysDown) {
+  for (const bool wanted : {false, true}) {  // nobody wants one; one is tried and fails
+    FakeTokenModel model(many());
+    model.cured = false;
+    break_at(model, 3);
+    std::promise<Status> rebuilt;
+    WorkerOptions options{.parallel = 2, .points = 4};
+    options.on_fault = [&](const Error&) { return wanted; };
+    options.on_rebuilt = [&](const Status& status) { rebuilt.set_value(status); };
+    {
+      Worker worker(model, nullptr, options);
+      auto recorder = std::make_shared<Recorder>();
+      worker.submit(request(recorder, ids(10), 100));
+      EXPECT_EQ(recorder->wait().reason, FinishReason::kDeviceFailed);
+      if (wanted) {
+        EXPECT_EQ(rebuilt.get_future().get().error().message, "still on fire");
+      }
+      EXPECT_EQ(worker.submit(request(recorder, ids(10), 5)), Worker::Admission::kDown);
+      EXPECT_EQ(recorder->ends(), 1);
+    }
+    EXPECT_EQ(model.rebuilds, wanted ? 1 : 0);
+    EXPECT_EQ(model.tracks, 0);
+  }
 }
 
 TEST(Worker, MemoryForTheRunningIsTakenFromWhatIsKept) {

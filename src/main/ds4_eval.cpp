@@ -32,7 +32,8 @@ Examples:
   ds4-eval compare f16.gguf q2.gguf --dataset chats.txt --answers-only --chunk 8192
                                                     what it has lost where it is used: in its answers
 
-Exit status: 0 done, 1 failure, 2 bad usage, 3 bad model file, 4 not enough memory, 130 interrupted.)";
+Exit status: 0 done, 1 failure, 2 bad usage, 3 bad model file, 4 not enough memory, 5 no such
+device, or it failed, 130 interrupted.)";
 
 constexpr const char* kNanoFooter = R"(
 Every request is rendered as a chat, answered greedily, and checked: tool calls against the schemas and

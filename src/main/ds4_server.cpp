@@ -209,7 +209,7 @@ void wait_for_stop(const sigset_t& signals, ds4::server::App& app) {
   while (signal == SIGHUP && app.reload_tls());
 }
 
-/// Serves until a signal comes.
+/// Serves until a signal comes, or the device is lost.
 int serve(ServerOptions options) {
   // All threads inherit the mask: only the waiting below sees these signals.
   const sigset_t signals = our_signals();
@@ -233,16 +233,18 @@ int serve(ServerOptions options) {
     }).detach();
     app.drain();
   });
-  const ds4::Status status = app.load();
-  if (!status.ok()) {
-    fail(status.error().message, ds4::exit_status(status.error().code));
+  const auto end = [](const ds4::Error& error) {
+    fail(error.message, ds4::exit_status(error.code));
     std::fflush(nullptr);
-    _exit(ds4::exit_status(status.error().code));  // the waiter still waits
-  }
+    _exit(ds4::exit_status(error.code));  // the waiter still waits
+  };
+  if (const ds4::Status status = app.load(); !status.ok()) end(status.error());
   serving = true;
   ds4::server::notify_system("READY=1");
+  if (const ds4::Status lost = app.wait(); !lost.ok()) end(lost.error());
   waiter.join();
   std::fflush(nullptr);
+  if (app.rebuilding()) _exit(0);  // nobody will use what that reads, and it may take minutes
   return 0;
 }
 

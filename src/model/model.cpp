@@ -218,4 +218,9 @@ std::string Model::backend_name() const {
   return names;
 }
 
+Status Model::health() const {
+  for (const auto& device : impl_->devices) DS4_RETURN_IF_ERROR(device->backend->health());
+  return {};
+}
+
 }  // namespace ds4

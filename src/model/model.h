@@ -155,6 +155,8 @@ class Model {
   /// Runs the rows. `logits` receives [rows with wants_logits][vocab] in row order. The rows of one sequence must be
   /// consecutive and in order. A non-finite logit is an Error.
   Status forward(std::span<const BatchRow> rows, std::span<float> logits, const ForwardOptions& options = {});
+  /// The first fault of a device: nothing more can be computed. Sequences can still be destroyed, and so can the model.
+  Status health() const;
 
  private:
   friend class Sequence;

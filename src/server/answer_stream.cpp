@@ -194,7 +194,8 @@ void AnswerStream::done(const Finish& finish) {
   Verdict ignored;
   const bool complete = ending_ != Ending::kStop;  // decided by what was said
   const bool cut = finish.reason == FinishReason::kMaxTokens || finish.reason == FinishReason::kContextFull;
-  if (!complete && finish.reason != FinishReason::kFailed && finish.reason != FinishReason::kCancelled) {
+  const bool failed = finish.reason == FinishReason::kFailed || finish.reason == FinishReason::kDeviceFailed;
+  if (!complete && !failed && finish.reason != FinishReason::kCancelled) {
     if (cut && (forced_ || (parser_.in_tool_block() && calls_shown_))) {
       ending_ = Ending::kLength;  // an unfinished call, as the client can see
     } else if (forced_) {
@@ -219,8 +220,9 @@ void AnswerStream::done(const Finish& finish) {
   end.ending = ending_;
   end.text = problem_;
   end.choices = std::exchange(choices_, {});
-  if (finish.reason == FinishReason::kFailed) {
+  if (failed) {
     end.ending = Ending::kError;
+    end.retry = finish.reason == FinishReason::kDeviceFailed;
     end.text = finish.error.message;
     end.error = finish.error.code;
   } else if (finish.reason == FinishReason::kCancelled) {

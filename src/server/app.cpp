@@ -132,14 +132,29 @@ Status App::load() {
   log_.info("serving", {{"model", options_.service.model_id},
                         {"context", cat(worker_->context())},
                         {"parallel", cat(worker_->parallel())},
-                        {"backend", engine_ != nullptr ? engine_->backend_name() : std::string("script")}});
+                        {"backend", device_}});
   return {};
+}
+
+/// A fault ends what runs; the worker's thread then sets the device up again while this thread's neighbours answer.
+void App::watch_device(WorkerOptions& worker) {
+  worker.on_fault = [this](const Error& fault) {
+    const bool again = watch_.failed(fault, state_ == State::kServing);
+    log_.error("device_fault", {{"device", device_}, {"fault", fault.message}, {"rebuild", again ? "yes" : "no"}});
+    return again;
+  };
+  worker.on_rebuilt = [this](const Status& status) {
+    watch_.rebuilt(status);
+    if (status.ok()) log_.info("device_rebuilt", {{"device", device_}});
+    else log_.error("device_lost", {{"device", device_}, {"why", status.error().message}});
+  };
 }
 
 Status App::start_worker(ModelFile file) {
   WorkerOptions worker;
   worker.max_queue = options_.service.queue;
   worker.mixed_rows = options_.mixed_rows;
+  watch_device(worker);
   if (!options_.script.empty()) {
     if (!file.tokenizer) return Error{ErrorCode::kUsage, "--script needs a model with a tokenizer"};
     if (!options_.disk.folder.empty()) return Error{ErrorCode::kUsage, "--kv-disk-dir: a script has no states to keep"};
@@ -149,6 +164,7 @@ Status App::start_worker(ModelFile file) {
     scripted.sessions = worker.parallel = options_.parallel > 0 ? options_.parallel : kMostParallel;
     worker.points = worker.parallel * options_.resume_points;
     metrics_.set_limits(worker.parallel, worker.points);
+    device_ = "script";
     scripted_file_.emplace(std::move(file));
     scripted_ = std::make_unique<ScriptedModel>(*scripted_file_->tokenizer, std::move(rules), scripted);
     worker_ = std::make_unique<Worker>(*scripted_, &*scripted_file_->tokenizer, worker);
@@ -163,6 +179,7 @@ Status App::start_worker(ModelFile file) {
     --engine.sessions;
   }
   DS4_ASSIGN_OR_RETURN(engine_, Engine::load(std::move(file), engine));
+  device_ = engine_->backend_name();
   if (const std::string note = engine_->plan().note(); !note.empty()) log_.warn("memory", {{"note", note}});
   if (options_.warm_weights) DS4_RETURN_IF_ERROR(engine_->warm_weights(nullptr, nullptr));
   worker.parallel = engine.sessions;
@@ -242,6 +259,8 @@ std::optional<HttpReply> App::check(HttpRequest& request) {
   if (!open && route->action != Action::kMetrics) {
     if (state_ == State::kLoading) return refuse_with(ApiError::kUnavailable, "the model is loading");
     if (state_ == State::kDraining) return refuse_with(ApiError::kUnavailable, "the server is stopping");
+    if (watch_.state() != DeviceWatch::State::kUp)
+      return refuse_with(ApiError::kUnavailable, "the device has failed and is being set up again");
   }
   return std::nullopt;
 }
@@ -265,6 +284,14 @@ HttpReply App::preflight(const HttpRequest& request) const {
 
 HttpReply App::health() const {
   const State state = state_;
+  const DeviceWatch::State device = watch_.state();
+  if (state == State::kServing && device != DeviceWatch::State::kUp) {
+    const bool again = device == DeviceWatch::State::kRebuilding;
+    return {503,
+            "application/json",
+            dump({{"status", "device down"}, {"device", device_}, {"fault", watch_.fault()}, {"rebuilding", again}}),
+            {{"Retry-After", "5"}}};
+  }
   if (state == State::kServing) return {200, "application/json", "{\"status\":\"ok\"}", {}};
   const char* status = state == State::kLoading ? "loading model" : "stopping";
   return {503, "application/json", cat("{\"status\":\"", status, "\"}"), {{"Retry-After", "5"}}};
@@ -323,7 +350,8 @@ HttpReply App::answer(const Route& route, const HttpRequest& request) {
       return {200,
               "text/plain; version=0.0.4; charset=utf-8",
               metrics_.text(state_ != State::kLoading && worker_ != nullptr ? worker_->stats() : WorkerStats{},
-                            http_->counts(), state_ == State::kServing),
+                            http_->counts(), watch_,
+                            state_ == State::kServing && watch_.state() == DeviceWatch::State::kUp),
               {}};
     case Action::kModels:
       return service_->models(request.path.size() > route.path.size() ? request.path.substr(route.path.size() + 1)
@@ -356,6 +384,23 @@ void App::drain() {
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
   service_->cancel_all();
+  finish_replies();
+  watch_.release();
+}
+
+Status App::wait() {
+  const Status lost = watch_.wait();
+  if (lost.ok()) return {};
+  log_.info("draining", {{"running", cat(service_->running())}});
+  http_->drain();
+  finish_replies();
+  return lost;
+}
+
+/// Every answer has been told to end: waits until it has, and until it is written.
+void App::finish_replies() {
+  using Clock = std::chrono::steady_clock;
+  const auto busy = [&] { return service_->running() > 0 || waiting_bytes_ > 0; };
   const auto last = Clock::now() + std::chrono::seconds(5);
   while (busy() && Clock::now() < last) std::this_thread::sleep_for(std::chrono::milliseconds(10));
   // Every answer has handed its state over by now; what the disk does not take in time is only a cache.

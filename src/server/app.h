@@ -1,5 +1,5 @@
-// ds4-server as a whole: the routes, the life of the process (loading, serving, draining), and who owns what. Made and
-// driven by main; its own threads are those of HttpServer, TaskPool and Worker.
+// ds4-server as a whole: the routes, the life of the process (loading, serving, draining; a device that fails
+// meanwhile), and who owns what. Made and driven by main; its own threads are those of HttpServer, TaskPool and Worker.
 #pragma once
 
 #include <atomic>
@@ -10,6 +10,7 @@
 
 #include "base/result.h"
 #include "engine/scripted_model.h"
+#include "server/device_watch.h"
 #include "server/options.h"
 #include "server/task_pool.h"
 
@@ -24,6 +25,10 @@ class App {
   Status listen();
   /// Loads the model and begins to serve.
   Status load();
+  /// Serves until drain() has ended. An error: the device has failed and is lost; every reply is finished.
+  Status wait();
+  /// The device is being set up again, on the worker's thread: destroying the app waits for that.
+  bool rebuilding() const { return watch_.state() == DeviceWatch::State::kRebuilding; }
   /// No new work; returns when the running answers are done, or had to be ended after the drain time.
   void drain();
   /// Makes drain() end running answers at once.
@@ -43,6 +48,8 @@ class App {
   void run_task(const Route& route, const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
   HttpReply answer(const Route& route, const HttpRequest& request);
   HttpReply health() const;
+  void watch_device(WorkerOptions& worker);
+  void finish_replies();
   HttpReply preflight(const HttpRequest& request) const;
   HttpReply refuse(const HttpRequest& request, const ErrorInfo& error) const;
   static const Route* find_route(std::string_view path);
@@ -53,6 +60,8 @@ class App {
   Gatekeeper gate_;
   Log log_;
   Metrics metrics_;
+  DeviceWatch watch_;
+  std::string device_;  // its name; set before anything is served
   std::unique_ptr<Trace> trace_;
   std::unique_ptr<Engine> engine_;
   std::optional<ModelFile> scripted_file_;  // of a script: only its tokenizer is used

@@ -34,7 +34,8 @@ constexpr std::string_view kApi = R"(What is served
   POST /v1/responses            OpenAI responses, without state: the whole input every time
   POST /v1/messages             Anthropic messages; /v1/messages/count_tokens
   GET  /v1/models, /v1/models/NAME
-  GET  /health                  503 while loading or stopping, then 200; needs no key
+  GET  /health                  200, or 503 while loading, stopping, or after a fault of the device (with
+                                the device and the fault); needs no key
   GET  /metrics                 for Prometheus
   GET  /props  POST /tokenize  POST /detokenize
   GET  /                        a web page: chat, and the server's numbers as graphs
@@ -121,7 +122,9 @@ constexpr std::string_view kTesting = R"(Testing clients
   --script FILE         answers come from FILE, tokenized, streamed and parsed as those of the model:
                         {"rules": [{"when": "text of the last turn", "reasoning": "...", "reply": "...",
                                     "token_ms": 0, "prompt_ms": 0, "fail_at": 10}]}
-                        The first rule whose "when" occurs in the last turn is taken.
+                        The first rule whose "when" occurs in the last turn is taken. "down_at" in place of
+                        "fail_at" is a fault of the device: "rebuild_ms" is how long it takes to set it up
+                        again, and with "stays_down" that fails.
   --help man            this help as a manual page
   --print-config        every option, its value and where it came from
   --config FILE         options from a file, one "name=value" a line
@@ -129,7 +132,11 @@ constexpr std::string_view kTesting = R"(Testing clients
 
 constexpr std::string_view kStatus = R"(Exit status
   0 stopped   1 failure   2 bad usage   3 bad model file   4 not enough memory
-  5 no such device   130 stopped twice
+  5 no such device, or it failed for good   130 stopped twice
+When the device fails (a GPU's fault), whatever runs or waits gets a 503 or an error in its stream, /health
+and requests get a 503, and the model is loaded again in the same process. A second fault within ten minutes
+after that, or a model that cannot be loaded, ends the process with status 5: a supervisor may start anew.
+States on disk outlive all of this, but for one that had just been loaded.
 )";
 
 constexpr std::pair<std::string_view, std::string_view> kTopics[] = {

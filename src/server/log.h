@@ -18,6 +18,7 @@ class Log {
   explicit Log(bool quiet = false) : quiet_(quiet) {}
   void info(std::string_view event, std::initializer_list<Field> fields) { line("info", event, fields); }
   void warn(std::string_view event, std::initializer_list<Field> fields) { line("warn", event, fields); }
+  void error(std::string_view event, std::initializer_list<Field> fields) { line("error", event, fields); }
   /// Only the first time that this `key` comes.
   void once(const std::string& key, std::string_view event, std::initializer_list<Field> fields);
 

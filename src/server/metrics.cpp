@@ -89,9 +89,13 @@ void Metrics::count_answer(const Usage& usage, Ending ending) {
   ++endings_[ending];
 }
 
-std::string Metrics::text(const WorkerStats& worker, const HttpCounts& http, bool ready) const {
+std::string Metrics::text(const WorkerStats& worker, const HttpCounts& http, const DeviceWatch& device,
+                          bool ready) const {
   std::string out;
   one(out, "ds4_ready", "gauge", "1 when requests are served.", ready ? 1 : 0);
+  one(out, "ds4_device_up", "gauge", "0 from a fault of the device until it has been set up again.",
+      device.state() == DeviceWatch::State::kUp ? 1 : 0);
+  one(out, "ds4_device_faults_total", "counter", "Faults of the device.", static_cast<double>(device.faults()));
   one(out, "ds4_requests_waiting", "gauge", "Requests in the queue.", worker.queued);
   one(out, "ds4_requests_running", "gauge", "Requests in work.", worker.active);
   one(out, "ds4_resume_points", "gauge", "KV states kept for prompts to come.", worker.points);

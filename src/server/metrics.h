@@ -12,6 +12,7 @@
 
 #include "engine/worker.h"
 #include "server/api/answer.h"
+#include "server/device_watch.h"
 #include "server/http_server.h"
 
 namespace ds4::server {
@@ -43,7 +44,7 @@ class Metrics {
   /// Counted while answers are written, where the worker counts when they end.
   std::atomic<std::uint64_t>& answer_tokens() { return answer_tokens_; }
   void count_cached(std::int64_t tokens) { cached_tokens_ += static_cast<std::uint64_t>(tokens); }
-  std::string text(const WorkerStats& worker, const HttpCounts& http, bool ready) const;
+  std::string text(const WorkerStats& worker, const HttpCounts& http, const DeviceWatch& device, bool ready) const;
 
  private:
   std::atomic<int> parallel_{0}, points_{0};

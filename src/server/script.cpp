@@ -31,6 +31,9 @@ Result<std::vector<ScriptRule>> read_script(const std::string& path) {
     out.token_ms = static_cast<int>(rule.integer("token_ms", 0, 60000).value_or(0));
     out.prompt_ms = static_cast<int>(rule.integer("prompt_ms", 0, 1000).value_or(0));
     out.fail_at = rule.integer("fail_at", 0, 1 << 20);
+    out.down_at = rule.integer("down_at", 0, 1 << 20);
+    out.rebuild_ms = static_cast<int>(rule.integer("rebuild_ms", 0, 60000).value_or(0));
+    out.stays_down = rule.boolean("stays_down").value_or(false);
     for (const std::string& name : rule.unread()) rule.fail_here(cat("no field \"", escaped(name), "\" is known"));
   }
   if (error) return bad(error->message);

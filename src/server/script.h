@@ -1,5 +1,5 @@
 // The script of a ScriptedModel from a JSON file: {"rules": [{"when", "reasoning", "reply", "token_ms", "prompt_ms",
-// "fail_at"}]}.
+// "fail_at", "down_at", "rebuild_ms", "stays_down"}]}.
 #pragma once
 
 #include <string>

@@ -366,6 +366,9 @@ void Service::generate(Dialect dialect, const HttpRequest& http, std::shared_ptr
       return exchange->reply(
           failure(dialect, {ApiError::kQueueFull, cat("the queue is full: ", options_.queue, " requests are waiting")},
                   headers));
+    case Worker::Admission::kDown:
+      return exchange->reply(
+          failure(dialect, {ApiError::kUnavailable, "the device has failed and is being set up again"}, headers));
     case Worker::Admission::kStopped:
       return exchange->reply(failure(dialect, {ApiError::kUnavailable, "the server is stopping"}, headers));
   }

@@ -14,6 +14,9 @@
 #include "backend/cpu/create.h"
 #include "base/text.h"
 #include "dense_cases.h"
+#ifdef DS4_CUDA
+#include "fault_case.h"
+#endif
 #include "kv_script.h"
 #include "model_case.h"
 
@@ -28,6 +31,7 @@ struct Settings {
   bool verbose = false;
   bool time = false;
   bool processor_time = false;
+  bool fault = false;               // break the device and set it up again, in place of the ops
   bool quick = false;               // a minute's worth: small shapes, one batch size
   std::vector<std::string> models;  // check these files instead of the ops
 };
@@ -375,12 +379,29 @@ void time_kv(const Settings& settings, const std::string& isa) {
         }
 }
 
+int finish(const Report& report) {
+  std::printf("%d checks, %d failures\n", report.checks(), report.failures());
+  return report.failures() == 0 ? 0 : 1;
+}
+
+int check_fault([[maybe_unused]] const Settings& settings, [[maybe_unused]] Report& report) {
+#ifdef DS4_CUDA
+  if (settings.device.starts_with("cuda")) {
+    run_fault(device_options(settings, "", settings.threads), report);
+    return finish(report);
+  }
+#endif
+  std::fprintf(stderr, "ds4-conformance: --fault: expected a build with CUDA and --device cuda or cuda:N\n");
+  return 2;
+}
+
 int usage() {
   std::fprintf(stderr,
                "usage: ds4-conformance [--device NAME] [--isa NAME] [--threads N] [--only TEXT] [--quick] [--time] "
                "[--processor-time]\n"
-               "                       [--model FILE] [--verbose]\n"
+               "                       [--model FILE] [--fault] [--verbose]\n"
                "  --model FILE  a whole model on the device against the exact cpu path, in place of the ops\n"
+               "  --fault       a card is made to fail: is it noticed, and does it work again? In place of the ops\n"
                "  --only TEXT   cases whose name contains TEXT (\"kv \" and the layer, or \"op shape type rows n\"); "
                "may be repeated\n");
   return 2;
@@ -393,6 +414,7 @@ int run(int argc, char** argv) {
     const bool has_value = i + 1 < argc;
     if (flag == "--verbose") settings.verbose = true;
     else if (flag == "--processor-time") settings.processor_time = true;
+    else if (flag == "--fault") settings.fault = true;
     else if (flag == "--quick") settings.quick = true;
     else if (flag == "--time") settings.time = true;
     else if (flag == "--device" && has_value) settings.device = argv[++i];
@@ -411,6 +433,7 @@ int run(int argc, char** argv) {
     return 0;
   }
   Report report(settings.verbose);
+  if (settings.fault) return check_fault(settings, report);
   for (const std::string& model : settings.models)
     for (const std::string& isa : settings.isas)
       run_model(model, device_options(settings, isa, settings.threads), settings.quick, report);
@@ -418,8 +441,7 @@ int run(int argc, char** argv) {
     run_dense(settings, report);
     run_kv(settings, report);
   }
-  std::printf("%d checks, %d failures\n", report.checks(), report.failures());
-  return report.failures() == 0 ? 0 : 1;
+  return finish(report);
 }
 
 }  // namespace

@@ -154,6 +154,28 @@ TEST(EngineOnWeights, AStateIsOfOneModelOneFormatAndOneBackend) {
   EXPECT_NE(one, identity(tuned, KvFormat::kF32, "cpu/avx2", sizes));
 }
 
+/// What a server does after a fault; the device here is well.
+TEST(EngineOnWeights, ARebuiltModelIsTheSameModel) {
+  const std::unique_ptr<Engine> engine = load(token_model());
+  TokenModel& model = engine->token_model();
+  const std::vector<TokenId> tokens(golden().tokens.begin(), golden().tokens.begin() + 200);
+  const auto logits_of = [&] {
+    Session session = *engine->new_session();
+    EXPECT_TRUE(session.sync(tokens).ok());
+    return std::vector<float>(session.logits().begin(), session.logits().end());
+  };
+  const std::vector<float> before = logits_of();
+  const std::string name = engine->backend_name();
+  const int rows = model.max_rows();
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_TRUE(model.health().ok());
+    ASSERT_TRUE(model.rebuild().ok());
+    EXPECT_EQ(logits_of(), before);
+    EXPECT_EQ(engine->backend_name(), name);
+    EXPECT_EQ(model.max_rows(), rows);
+  }
+}
+
 TEST(EngineOnWeights, ACancelledPrefillGoesOnWhereItStopped) {
   EngineOptions options;
   options.prefill_chunk = 64;

@@ -119,6 +119,7 @@ class CudaBackend final : public Backend {
   void hc_head(const HcHeadArgs& args) override;
   void logits(const LogitsArgs& args) override;
   Status wait() override;
+  Status health() const override { return device_.status(); }
 
  private:
   /// Equal slots of one allocation.

@@ -58,6 +58,10 @@ Device::~Device() {
   if (stream_ == nullptr) return;
   select();
   cudaStreamDestroy(stream_);
+  if (fault_.empty()) return;
+  cudaDeviceReset();  // whether it helped is for whoever opens the card next to find out
+  cudaGetLastError();
+  selected = -1;
 }
 
 bool Device::check(cudaError_t code, const char* what) {
@@ -76,6 +80,10 @@ Result<void*> Device::allocate(std::size_t bytes, const char* what) {
   void* memory = nullptr;
   const cudaError_t e = cudaMalloc(&memory, bytes == 0 ? 1 : bytes);
   if (e == cudaSuccess) return memory;
+  if (e != cudaErrorMemoryAllocation) {
+    check(e, what);
+    return status().error();
+  }
   cudaGetLastError();  // a refusal is not a fault
   std::size_t free = 0;
   std::size_t total = 0;

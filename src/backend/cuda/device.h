@@ -1,5 +1,6 @@
 // One card: its stream, its memory, and the first fault. CUDA errors are sticky, so after a fault every call fails; the
-// first one is kept and reported by status().
+// first one is kept and reported by status(). A Device that had a fault resets its card when it is destroyed, without
+// which nothing in this process would compute there again: nothing else may hold memory or streams of that card then.
 #pragma once
 
 #include <cuda_runtime_api.h>

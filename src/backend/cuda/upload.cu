@@ -21,7 +21,8 @@ Status Uploader::allocate() {
   for (int i = 0; i < kPieces; ++i) {
     const auto at = static_cast<std::size_t>(i);
     void* pinned = nullptr;
-    if (cudaMallocHost(&pinned, kPieceBytes) != cudaSuccess) {
+    if (const cudaError_t e = cudaMallocHost(&pinned, kPieceBytes); e != cudaSuccess) {
+      if (e != cudaErrorMemoryAllocation && !device_.check(e, "pinning host memory")) return device_.status();
       cudaGetLastError();
       return Error{ErrorCode::kOutOfMemory,
                    cat("cannot pin ", human_bytes(kPieceBytes), " of host memory for loading weights")};

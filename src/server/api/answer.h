@@ -48,6 +48,7 @@ struct AnswerEvent {
   std::vector<TokenChoice> choices = {};
   Ending ending = Ending::kStop;
   ErrorCode error = ErrorCode::kFailure;
+  bool retry = false;  // the error is none of the request's: it may be answered a little later
   Usage usage = {};
 };
 

@@ -90,6 +90,8 @@ ErrorInfo error_of(const AnswerEvent& end) {
   if (end.ending == Ending::kCancelled) {
     info.kind = ApiError::kUnavailable;
     if (info.message.empty()) info.message = "the server is stopping";
+  } else if (end.retry) {
+    info.kind = ApiError::kUnavailable;
   } else if (end.error == ErrorCode::kUsage) {
     info.kind = ApiError::kInvalid;
   } else if (end.error == ErrorCode::kOutOfMemory) {

@@ -375,6 +375,7 @@ const model = { name: '', context: 0 };
 const stateNames = {
   serving: 'ready',
   loading: 'loading the model',
+  down: 'the device has failed',
   stopping: 'stopping',
   locked: 'key needed',
   gone: 'not reachable',

@@ -65,7 +65,7 @@ export function readMetrics(text) {
 }
 
 export class StatusPanel {
-  /** `onState` is told 'serving', 'loading', 'stopping', 'locked' or 'gone', and the tokens per second. */
+  /** `onState` is told 'serving', 'loading', 'down', 'stopping', 'locked' or 'gone', and the tokens per second. */
   constructor(settings, onState) {
     this.settings = settings;
     this.onState = onState;
@@ -117,7 +117,7 @@ export class StatusPanel {
   async whyNotReady() {
     try {
       const { status } = await (await fetch('/health', { cache: 'no-store' })).json();
-      return status === 'stopping' ? 'stopping' : status === 'ok' ? 'serving' : 'loading';
+      return { stopping: 'stopping', ok: 'serving', 'device down': 'down' }[status] ?? 'loading';
     } catch {
       return 'gone';
     }
