@@ -185,12 +185,15 @@ void Store::write_records() {
     const std::lock_guard lock(mutex_);
     records = std::exchange(records_, {});
     paused = Clock::now() < paused_until_;
-    for (const std::string& record : records) stats_.queued_bytes -= record.size();
   }
-  if (records.empty() || paused) return;
-  if (const Status status = log_.append(records); !status.ok()) return fail(status.error().message);
-  const std::lock_guard lock(mutex_);
-  stats_.records_kept += records.size();
+  if (records.empty()) return;
+  const Status status = paused ? Status() : log_.append(records);
+  {
+    const std::lock_guard lock(mutex_);
+    for (const std::string& record : records) stats_.queued_bytes -= record.size();
+    if (status.ok() && !paused) stats_.records_kept += records.size();
+  }
+  if (!status.ok()) fail(status.error().message);
 }
 
 /// Somebody waits for a load; nobody waits for a save.
