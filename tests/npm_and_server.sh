@@ -1,10 +1,11 @@
+# shellcheck shell=bash
 # For deep.sh of clients, agents, web and soak, which source it: the server, npm's packages and a running server. Each says
 # by its NAME why it leaves something out.
 
 # begin NAME: into the source tree; $server is the program, $work a folder of this test.
 begin() {
   test_name=$1
-  cd "$(dirname "${BASH_SOURCE[0]}")/.."
+  cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
   server=$PWD/build/release/bin/ds4-server
   work=$PWD/build/$test_name
   if [[ ! -x $server ]]; then
@@ -29,7 +30,8 @@ npm_packages() {
 # serve FLAGS...: a server with the bundled model at $url until this shell ends.
 serve() {
   "$server" -m models/ds4-nano.gguf "$@" --port 0 2>"$work/server.log" &
-  trap "kill $! 2>/dev/null || true" EXIT
+  server_pid=$!
+  trap 'kill $server_pid 2>/dev/null || true' EXIT
   local port=
   for _ in $(seq 100); do
     port=$(sed -n 's/.*event=listening.* port=\([0-9]*\).*/\1/p' "$work/server.log")

@@ -189,6 +189,8 @@ TEST(PowerCut, WhatWasStoredIsThereAndNothingElseIsUsed) {
   if (!deep()) GTEST_SKIP();
   const std::string folder = cat(testing::TempDir(), "ds4-power-", ::getpid());
   fs::create_directory(folder);
+  const auto remove = [](const std::string* path) { fs::remove_all(*path); };
+  const std::unique_ptr<const std::string, decltype(remove)> removed(&folder, remove);
   const std::string image = folder + "/image", copy = folder + "/copy";
   const auto mount_image = [](const std::string& file) {
     return Mounted::make([&](const std::string& at) { return command(cat("mount -o loop ", file, " ", at)); });
@@ -233,7 +235,6 @@ TEST(PowerCut, WhatWasStoredIsThereAndNothingElseIsUsed) {
     }
   }
   std::printf("kvstore: %d power cuts, %d states restored, %d with something torn\n", cuts, restored, torn);
-  fs::remove_all(folder);
 }
 
 }  // namespace
