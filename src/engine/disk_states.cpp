@@ -14,6 +14,9 @@ namespace {
 static_assert(kBlockTokens == kvstore::kBlockTokens);
 constexpr std::int64_t kBlock = kBlockTokens;
 
+/// Of the budget, for records beside the states: a tool call takes one or two KiB.
+constexpr std::uint64_t kRecordShare = 16, kMostRecordBytes = std::uint64_t{64} << 20;
+
 std::int64_t block_floor(std::int64_t tokens) { return tokens / kBlock * kBlock; }
 
 template <typename T>
@@ -53,13 +56,15 @@ Result<std::unique_ptr<DiskStates>> DiskStates::open(const kvstore::Key& identit
                                                      PieceSizes sizes, DiskOptions options) {
   DS4_ASSIGN_OR_RETURN(std::unique_ptr<kvstore::Folder> folder, kvstore::Folder::open(options.folder));
   kvstore::StoreOptions store_options;
-  store_options.budget = options.budget;
+  if (options.record) store_options.record_budget = std::min(kMostRecordBytes, options.budget / kRecordShare);
+  store_options.budget = options.budget - store_options.record_budget;
   store_options.identity = identity;
   store_options.label = label;
   store_options.block_bytes = sizes.block;
   store_options.point_bytes = sizes.point;
   store_options.warn = options.warn;
   store_options.saved = options.saved;
+  store_options.record = options.record;
   DS4_ASSIGN_OR_RETURN(std::unique_ptr<kvstore::Store> store,
                        kvstore::Store::open(std::move(folder), std::move(store_options)));
   return std::make_unique<DiskStates>(std::move(store), std::move(options));

@@ -2,8 +2,8 @@
 // kvstore/ on the other. DiskStates is shared by all sessions of a Worker; a StateSaver belongs to one session and
 // decides which of its states are worth a place.
 //
-// open(), match(), flush() and stats() may be called by any thread, the rest by the one that drives the model. The disk
-// itself is only ever touched by the store's own thread.
+// open(), match(), keep(), flush() and stats() may be called by any thread, the rest by the one that drives the model.
+// The disk itself is only ever touched by the store's own thread.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +12,8 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -32,6 +34,9 @@ struct DiskOptions {
   std::int64_t interval = 8192;   // tokens between points of a long prompt or answer
   std::function<void(const std::string&)> warn;
   std::function<void(const kvstore::SaveReport&)> saved;
+  /// Bytes that keep() was given, in this process or another: called by open(), and by the store's thread for what
+  /// other processes keep. Without it nothing of the kind is kept.
+  std::function<void(std::string_view)> record;
 };
 
 /// What rows depend on besides tokens, as docs/formats/kv-store.md lists it.
@@ -50,6 +55,7 @@ class DiskStates {
   kvstore::Tree::Found longest(std::span<const TokenId> tokens) const;
   kvstore::Store& store() { return *store_; }
   const DiskOptions& options() const { return options_; }
+  void keep(std::string record) { store_->keep_record(std::move(record)); }
   bool flush(double seconds) { return store_->flush(seconds); }
 
  private:

@@ -40,14 +40,6 @@ void copy_out(std::span<std::byte> bytes, std::size_t at, const Array& from) {
   std::memcpy(bytes.data() + at, from.data(), from.size());
 }
 
-std::array<std::uint8_t, 16> checksum(std::span<const std::byte> bytes) {
-  XXH128_canonical_t canonical;
-  XXH128_canonicalFromHash(&canonical, XXH3_128bits(bytes.data(), bytes.size()));
-  std::array<std::uint8_t, 16> out{};
-  std::memcpy(out.data(), canonical.digest, out.size());
-  return out;
-}
-
 Error bad(const std::string& name, std::string_view field, std::size_t at, const std::string& expected,
           const std::string& found) {
   return Error{ErrorCode::kIo,
@@ -55,6 +47,14 @@ Error bad(const std::string& name, std::string_view field, std::size_t at, const
 }
 
 }  // namespace
+
+Checksum checksum(std::span<const std::byte> bytes) {
+  XXH128_canonical_t canonical;
+  XXH128_canonicalFromHash(&canonical, XXH3_128bits(bytes.data(), bytes.size()));
+  Checksum out{};
+  std::memcpy(out.data(), canonical.digest, out.size());
+  return out;
+}
 
 std::string hex(std::span<const std::uint8_t> bytes) {
   std::string out;
@@ -119,7 +119,7 @@ Result<Head> parse_head(std::span<const std::byte> bytes, const std::string& nam
   head.kind = static_cast<Kind>(kind);
   const std::size_t size = head_bytes(head.kind);
   if (bytes.size() < size) return bad(name, "head", 0, cat(size, " bytes"), cat(bytes.size(), ": the file is cut"));
-  std::array<std::uint8_t, 16> check{};
+  Checksum check{};
   copy_in(bytes, size - 16, check);
   if (const auto found = checksum(bytes.first(size - 16)); check != found)
     return bad(name, "head checksum", size - 16, hex(found), hex(check));

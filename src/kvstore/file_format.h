@@ -24,6 +24,9 @@ inline constexpr std::size_t kBlockHeadBytes = kPointHeadBytes + kBlockTokens * 
 inline constexpr std::uint64_t kMaxPayload = std::uint64_t{1} << 32;
 
 using Key = Digest;
+/// XXH3, 128 bits, canonical order.
+using Checksum = std::array<std::uint8_t, 16>;
+Checksum checksum(std::span<const std::byte> bytes);
 using BlockTokens = std::array<std::int32_t, kBlockTokens>;
 using SampledBits = std::array<std::uint8_t, kBlockTokens / 8>;
 
@@ -41,7 +44,7 @@ struct Head {
   Key before{};  // of a block
   std::uint64_t position = 0;
   std::uint64_t payload_bytes = 0;
-  std::array<std::uint8_t, 16> payload_check{};
+  Checksum payload_check{};
   std::string label;
   BlockTokens tokens{};   // of a block
   SampledBits sampled{};  // of a block

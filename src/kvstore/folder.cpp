@@ -69,7 +69,9 @@ class RealFolder final : public Folder {
     return out;
   }
 
-  Result<std::optional<std::vector<std::byte>>> read(const std::string& name, std::uint64_t most) override {
+  using Folder::read;
+  Result<std::optional<std::vector<std::byte>>> read(const std::string& name, std::uint64_t most,
+                                                     std::uint64_t from) override {
     const Descriptor file(::openat(directory_.get(), name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
     if (file.get() < 0) {
       if (errno == ENOENT) return std::optional<std::vector<std::byte>>();
@@ -78,10 +80,12 @@ class RealFolder final : public Folder {
     struct stat found{};
     if (::fstat(file.get(), &found) != 0) return failure(name, "stat", errno);
     if (!S_ISREG(found.st_mode)) return failure(name, "read", EINVAL);
-    std::vector<std::byte> bytes(std::min(most, static_cast<std::uint64_t>(found.st_size)));
+    const auto size = static_cast<std::uint64_t>(found.st_size);
+    std::vector<std::byte> bytes(std::min(most, size - std::min(from, size)));
     std::size_t done = 0;
     while (done < bytes.size()) {
-      const ssize_t got = ::read(file.get(), bytes.data() + done, bytes.size() - done);
+      const ssize_t got =
+          ::pread(file.get(), bytes.data() + done, bytes.size() - done, static_cast<off_t>(from + done));
       if (got < 0 && errno == EINTR) continue;
       if (got < 0) return failure(name, "read", errno);
       if (got == 0) break;
@@ -96,17 +100,17 @@ class RealFolder final : public Folder {
         ::openat(directory_.get(), name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
     if (file.get() < 0) return failure(name, "create", errno);
     static_cast<void>(::flock(file.get(), LOCK_EX | LOCK_NB));  // see abandoned(); nobody else knows this name yet
-    for (std::span<const std::byte> piece : pieces) {
-      while (!piece.empty()) {
-        const ssize_t written = ::write(file.get(), piece.data(), piece.size());
-        if (written < 0 && errno == EINTR) continue;
-        if (written <= 0) return failure(name, "write", written < 0 ? errno : ENOSPC);
-        piece = piece.subspan(static_cast<std::size_t>(written));
-      }
-    }
-    if (::fsync(file.get()) != 0) return failure(name, "sync", errno);
-    if (file.close() != 0 && errno != EINTR) return failure(name, "close", errno);
-    return {};
+    return write_all(std::move(file), name, pieces);
+  }
+
+  Status append(const std::string& name, Pieces pieces) override {
+    Descriptor file(::openat(directory_.get(), name.c_str(),
+                             O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600));
+    if (file.get() < 0) return failure(name, "open", errno);
+    struct stat found{};
+    if (::fstat(file.get(), &found) != 0) return failure(name, "stat", errno);
+    if (!S_ISREG(found.st_mode)) return failure(name, "append", EINVAL);
+    return write_all(std::move(file), name, pieces);
   }
 
   Status rename(const std::string& from, const std::string& to) override {
@@ -145,6 +149,20 @@ class RealFolder final : public Folder {
   }
 
  private:
+  Status write_all(Descriptor file, const std::string& name, Pieces pieces) const {
+    for (std::span<const std::byte> piece : pieces) {
+      while (!piece.empty()) {
+        const ssize_t written = ::write(file.get(), piece.data(), piece.size());
+        if (written < 0 && errno == EINTR) continue;
+        if (written <= 0) return failure(name, "write", written < 0 ? errno : ENOSPC);
+        piece = piece.subspan(static_cast<std::size_t>(written));
+      }
+    }
+    if (::fsync(file.get()) != 0) return failure(name, "sync", errno);
+    if (file.close() != 0 && errno != EINTR) return failure(name, "close", errno);
+    return {};
+  }
+
   Error failure(const std::string& name, std::string_view what, int error) const {
     return Error{ErrorCode::kIo, cat(escaped(path_, 4096), name.empty() ? "" : "/", escaped(name, 4096), ": cannot ",
                                      what, ": ", std::generic_category().message(error))};
@@ -156,18 +174,29 @@ class RealFolder final : public Folder {
 
 }  // namespace
 
-Result<std::unique_ptr<Folder>> Folder::open(const std::string& path) {
-  const auto refuse = [&](std::string_view what, ErrorCode code = ErrorCode::kIo) {
-    return Error{code, cat(escaped(path, 4096), ": ", what)};
+Result<std::unique_ptr<Folder>> Folder::open(const std::string& path, Use use) {
+  const auto refuse = [&](std::string_view expected, std::string_view found) {
+    return Error{ErrorCode::kIo, cat(escaped(path, 4096), ": expected ", expected, ", found ", found)};
   };
-  if (::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST)
-    return refuse(cat("cannot make this directory: ", std::generic_category().message(errno)));
+  const auto said = [](int error) { return std::generic_category().message(error); };
+  if (use == Use::kReadAndWrite && ::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST)
+    return refuse("a directory, or one that can be made", said(errno));
   Descriptor directory(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (directory.get() < 0) return refuse(cat("cannot open: ", std::generic_category().message(errno)));
+  if (directory.get() < 0) return refuse("a directory that can be read", said(errno));
   struct stat found{};
-  if (::fstat(directory.get(), &found) != 0) return refuse(std::generic_category().message(errno));
-  if (found.st_uid != ::geteuid()) return refuse("expected a directory of this user, found one of another");
-  if ((found.st_mode & S_IWOTH) != 0) return refuse("expected a directory that only its owner writes to: chmod o-w");
+  if (::fstat(directory.get(), &found) != 0) return refuse("a directory that can be read", said(errno));
+  if (found.st_uid != ::geteuid())
+    return refuse(cat("a directory of this user (", ::geteuid(), ")"), cat("one of user ", found.st_uid));
+  if ((found.st_mode & S_IWOTH) != 0) {
+    constexpr const char* kOctal = "01234567";
+    const std::string mode = {kOctal[found.st_mode >> 6 & 7], kOctal[found.st_mode >> 3 & 7],
+                              kOctal[found.st_mode & 7]};
+    return refuse("a directory that only its owner writes to", cat("mode ", mode, ": chmod o-w helps"));
+  }
+  const int access = use == Use::kRead ? R_OK | X_OK : R_OK | W_OK | X_OK;
+  if (::faccessat(directory.get(), ".", access, AT_EACCESS) != 0)
+    return refuse(use == Use::kRead ? "a directory that can be read" : "a directory that can be written to",
+                  said(errno));
   return std::unique_ptr<Folder>(std::make_unique<RealFolder>(path, std::move(directory)));
 }
 

@@ -33,17 +33,25 @@ class Folder {
   using Pieces = std::span<const std::span<const std::byte>>;
 
   virtual ~Folder() = default;
-  /// Made if missing (its parent must exist), only for this user. One of somebody else, or one that others may write
-  /// to, is an Error.
-  static Result<std::unique_ptr<Folder>> open(const std::string& path);
+  enum class Use { kRead, kReadAndWrite };
+  /// Made if missing (its parent must exist), only for this user. One of somebody else, one that others may write to,
+  /// or one that this user may not use, is an Error.
+  static Result<std::unique_ptr<Folder>> open(const std::string& path, Use use = Use::kReadAndWrite);
 
   virtual const std::string& path() const = 0;
   /// The regular files whose names are `wanted`.
   virtual Result<std::vector<Entry>> list(const std::function<bool(std::string_view)>& wanted) = 0;
-  /// The first `most` bytes of a file, fewer when it is shorter; nullopt when there is none.
-  virtual Result<std::optional<std::vector<std::byte>>> read(const std::string& name, std::uint64_t most) = 0;
+  /// `most` bytes of a file from `from` on, fewer when it is shorter; nullopt when there is none.
+  virtual Result<std::optional<std::vector<std::byte>>> read(const std::string& name, std::uint64_t most,
+                                                             std::uint64_t from) = 0;
+  Result<std::optional<std::vector<std::byte>>> read(const std::string& name, std::uint64_t most) {
+    return read(name, most, 0);
+  }
   /// A new file of these pieces, synced. After an error any part of it may be there.
   virtual Status write(const std::string& name, Pieces pieces) = 0;
+  /// These pieces behind what the file has, synced; the file is made if missing. After an error any part of them may be
+  /// there. Whoever appends holds a lock that all who append agree on.
+  virtual Status append(const std::string& name, Pieces pieces) = 0;
   virtual Status rename(const std::string& from, const std::string& to) = 0;
   /// Makes renames and removals durable.
   virtual Status sync() = 0;

@@ -8,6 +8,7 @@
 
 #include "base/text.h"
 #include "kvstore/head_reader.h"
+#include "kvstore/record_log.h"
 #include "kvstore/tree.h"
 
 namespace ds4::kvstore {
@@ -144,6 +145,19 @@ Result<Verified> verify_states(Folder& folder, const std::function<void(std::uin
       case Outcome::kBroken: ++bad; out.text += cat("bad: ", reading.problem, "\n");
     }
   }
+  const auto lock = lock_records(folder, 1);  // or what is being appended would look broken
+  DS4_ASSIGN_OR_RETURN(const auto log, folder.read(kRecordLogName, UINT64_MAX));
+  if (log) {
+    const std::string problem = log_head_problem(*log);
+    const ParsedRecords records =
+        problem.empty() ? parse_records(std::span(*log).subspan(kLogHeadBytes)) : ParsedRecords{};
+    std::vector<std::string> problems = records.problems;
+    if (!problem.empty()) problems.push_back(problem);
+    for (const std::string& one : problems) out.text += cat("bad: ", kRecordLogName, ": ", one, "\n");
+    bad += problems.empty() ? 0 : 1;
+    good += problems.empty() ? 1 : 0;
+    all += log->size();
+  }
   out.clean = bad == 0;
   out.text += cat(good, " files good, ", bad, " bad, ", other, " of another version, ", human_bytes(all), "\n");
   return out;
@@ -184,7 +198,8 @@ Result<std::string> remove_states(Folder& folder, std::span<const std::string> i
 }
 
 Result<std::string> remove_all(Folder& folder) {
-  DS4_ASSIGN_OR_RETURN(const std::vector<Folder::Entry> entries, folder.list(is_ours));
+  const auto every = [](std::string_view name) { return is_ours(name) || name == kRecordLogName; };
+  DS4_ASSIGN_OR_RETURN(const std::vector<Folder::Entry> entries, folder.list(every));
   std::uint64_t files = 0, bytes = 0;
   for (const Folder::Entry& entry : entries) {
     if (is_temporary(entry.name) && !folder.abandoned(entry.name)) continue;  // a server is writing it

@@ -87,9 +87,11 @@ class SimulatedDisk {
     for (auto& [name, file] : names) {
       if (!file->synced || *file->synced != file->now) {
         std::vector<std::byte> lost = file->now;
-        if (random() % 2 == 0) lost.resize(random() % (lost.size() + 1));
-        else
-          std::fill(lost.begin() + static_cast<std::ptrdiff_t>(random() % (lost.size() + 1)), lost.end(), std::byte{0});
+        // What was appended to a synced file may be lost, what was synced may not.
+        const std::size_t kept = file->synced ? std::min(file->synced->size(), lost.size()) : 0;
+        const std::size_t from = kept + random() % (lost.size() - kept + 1);
+        if (random() % 2 == 0) lost.resize(from);
+        else std::fill(lost.begin() + static_cast<std::ptrdiff_t>(from), lost.end(), std::byte{0});
         if (file->synced && random() % 2 == 0) lost = *file->synced;
         file->now = std::move(lost);
       }
@@ -159,13 +161,17 @@ class SimulatedDisk {
       }
       return out;
     }
-    Result<std::optional<std::vector<std::byte>>> read(const std::string& name, std::uint64_t most) override {
+    using Folder::read;
+    Result<std::optional<std::vector<std::byte>>> read(const std::string& name, std::uint64_t most,
+                                                       std::uint64_t from) override {
       const std::lock_guard lock(disk_.mutex_);
       const auto fault = disk_.next();
       if (fault && *fault != Fault::kShort) return broken("read");
       const auto file = disk_.names_.find(name);
       if (file == disk_.names_.end()) return std::optional<std::vector<std::byte>>();
       std::vector<std::byte> bytes = file->second->now;
+      bytes.erase(bytes.begin(),
+                  bytes.begin() + static_cast<std::ptrdiff_t>(std::min<std::uint64_t>(from, bytes.size())));
       bytes.resize(std::min<std::uint64_t>(fault ? bytes.size() / 2 : bytes.size(), most));
       return std::optional(std::move(bytes));
     }
@@ -179,6 +185,22 @@ class SimulatedDisk {
       const auto fault = disk_.next();
       if (fault) file->now.resize(*fault == Fault::kError ? 0 : file->now.size() / 2);
       disk_.change(name, file);
+      if (fault) return broken("write");
+      if (disk_.next()) return broken("sync");
+      file->synced = file->now;
+      return {};
+    }
+    Status append(const std::string& name, Pieces pieces) override {
+      const std::lock_guard lock(disk_.mutex_);
+      if (disk_.next()) return broken("open");
+      const auto old = disk_.names_.find(name);
+      auto file = old == disk_.names_.end() ? std::make_shared<Content>() : old->second;
+      if (old == disk_.names_.end()) disk_.change(name, file);
+      const std::size_t before = file->now.size();
+      for (const auto& piece : pieces) file->now.insert(file->now.end(), piece.begin(), piece.end());
+      file->modified = now();
+      const auto fault = disk_.next();
+      if (fault) file->now.resize(before + (*fault == Fault::kError ? 0 : (file->now.size() - before) / 2));
       if (fault) return broken("write");
       if (disk_.next()) return broken("sync");
       file->synced = file->now;

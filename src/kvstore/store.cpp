@@ -33,11 +33,22 @@ std::uint64_t file_bytes(const NewState& state) {
 }  // namespace
 
 Store::Store(std::unique_ptr<Folder> folder, StoreOptions options)
-    : folder_(std::move(folder)), options_(std::move(options)) {}
+    : folder_(std::move(folder)),
+      options_(std::move(options)),
+      log_(*folder_, {.identity = options_.identity,
+                      .budget = options_.record_budget,
+                      .found =
+                          [this](std::string_view record) {
+                            if (options_.record) options_.record(record);
+                            const std::lock_guard lock(mutex_);
+                            ++stats_.records_found;
+                          },
+                      .warn = [this](const std::string& text) { warn(text); }}) {}
 
 Result<std::unique_ptr<Store>> Store::open(std::unique_ptr<Folder> folder, StoreOptions options) {
   std::unique_ptr<Store> store(new Store(std::move(folder), std::move(options)));
   DS4_RETURN_IF_ERROR(store->scan());
+  if (const Status status = store->log_.read(); !status.ok()) store->warn(status.error().message);
   store->thread_ = std::thread([raw = store.get()] {
     pthread_setname_np(pthread_self(), "ds4-kv");
     raw->run();
@@ -120,10 +131,20 @@ void Store::forget(const Key& point, const std::string& why) {
   work_.notify_all();
 }
 
+void Store::keep_record(std::string record) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (options_.record_budget == 0 || stats_.queued_bytes + record.size() > options_.max_queue) return;
+    stats_.queued_bytes += record.size();
+    records_.push_back(std::move(record));
+  }
+  work_.notify_all();
+}
+
 bool Store::flush(double seconds) {
   std::unique_lock lock(mutex_);
   return idle_.wait_for(lock, std::chrono::duration<double>(seconds),
-                        [&] { return !busy_ && saves_.empty() && loads_.empty(); });
+                        [&] { return !busy_ && saves_.empty() && loads_.empty() && records_.empty(); });
 }
 
 StoreStats Store::stats() const {
@@ -142,17 +163,37 @@ void Store::run() {
       std::unique_lock lock(mutex_);
       busy_ = false;
       idle_.notify_all();
-      work_.wait(lock, [&] { return stop_ || !saves_.empty() || !loads_.empty(); });
+      work_.wait(lock, [&] { return stop_ || !saves_.empty() || !loads_.empty() || !records_.empty(); });
       if (stop_) return;
       busy_ = true;
-      if (loads_.empty()) {
+      if (loads_.empty() && records_.empty()) {
         state = std::move(saves_.front());
         saves_.pop_front();
       }
     }
     serve_loads();
+    write_records();
     if (state.position > 0) write_state(std::move(state));
   }
+}
+
+/// All that wait, with one sync.
+void Store::write_records() {
+  std::vector<std::string> records;
+  bool paused = false;
+  {
+    const std::lock_guard lock(mutex_);
+    records = std::exchange(records_, {});
+    paused = Clock::now() < paused_until_;
+  }
+  if (records.empty()) return;
+  const Status status = paused ? Status() : log_.append(records);
+  {
+    const std::lock_guard lock(mutex_);
+    for (const std::string& record : records) stats_.queued_bytes -= record.size();
+    if (status.ok() && !paused) stats_.records_kept += records.size();
+  }
+  if (!status.ok()) fail(status.error().message);
 }
 
 /// Somebody waits for a load; nobody waits for a save.

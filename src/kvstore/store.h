@@ -17,6 +17,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <unordered_set>
 #include <vector>
@@ -24,6 +25,7 @@
 #include "base/result.h"
 #include "kvstore/file_format.h"
 #include "kvstore/folder.h"
+#include "kvstore/record_log.h"
 #include "kvstore/tree.h"
 
 namespace ds4::kvstore {
@@ -44,11 +46,14 @@ struct StoreOptions {
   std::uint64_t point_bytes = 0;
   /// Bytes that may wait for the disk; a state that would exceed them and is not alone is not stored.
   std::uint64_t max_queue = std::uint64_t{256} << 20;
+  /// Records that are kept beside the states, outside of the budget; those that others kept are given to `record`.
+  std::uint64_t record_budget = 0;
   /// After an error of the disk nothing is written for so long.
   double pause_seconds = 60;
-  /// Called by the store's thread.
+  /// Called by the store's thread, or by open().
   std::function<void(const std::string&)> warn;
   std::function<void(const SaveReport&)> saved;
+  std::function<void(std::string_view)> record;
 };
 
 struct StoreStats {
@@ -61,6 +66,7 @@ struct StoreStats {
   std::uint64_t missed = 0;    // loads that failed
   std::uint64_t rejected = 0;  // files that did not verify
   std::uint64_t evicted = 0, evicted_bytes = 0;
+  std::uint64_t records_found = 0, records_kept = 0;
 };
 
 /// A state on its way to the disk: the blocks that the store does not know, in order, and the point after the last one.
@@ -111,6 +117,9 @@ class Store {
   bool knows_block(const Key& key) const;
   bool knows_point(const Key& key) const;
 
+  /// A record (record_log.h) on its way to the disk. What cannot be kept is left out.
+  void keep_record(std::string record);
+
   /// False when nothing can be stored now.
   bool writable() const;
   void save(NewState state);
@@ -138,6 +147,7 @@ class Store {
   Result<LoadedState::Piece> read_piece(Kind kind, const Key& key, std::uint64_t payload_bytes, Head& head);
   void reject(Kind kind, const Key& key, const std::string& why, bool remove);
   void write_state(NewState state);
+  void write_records();
   Status write_file(Head head, std::span<const std::byte> payload);
   bool make_room(std::uint64_t bytes, std::span<const Key> keep);
   Status scan();
@@ -154,6 +164,7 @@ class Store {
   std::unordered_set<std::string> ignored_;  // files that could not be read, while this process lives
   std::vector<Folder::Entry> other_;         // of another version
   bool said_too_large_ = false;
+  RecordLog log_;
   std::uint64_t unscanned_ = 0;  // bytes written since the last scan
 
   mutable std::mutex mutex_;  // guards what follows
@@ -163,6 +174,7 @@ class Store {
   std::unordered_set<Key, KeyHash> coming_blocks_, coming_points_;
   std::deque<NewState> saves_;
   std::deque<Load> loads_;
+  std::vector<std::string> records_;
   bool busy_ = false;
   bool stop_ = false;
   Clock::time_point paused_until_{};

@@ -4,107 +4,24 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <future>
 #include <map>
 #include <random>
 
 #include "base/text.h"
 #include "kvstore/inspect.h"
 #include "kvstore/simulated_folder.h"
+#include "kvstore/store_rig.h"
 
 namespace ds4::kvstore {
 namespace {
-
-constexpr std::size_t kRows = 100, kPointBytes = 240;
-
-/// What a model would compute: bytes that depend on the history alone.
-std::vector<std::byte> bytes_of(const Key& key, std::size_t size, std::uint8_t salt) {
-  std::vector<std::byte> out(size);
-  for (std::size_t i = 0; i < size; ++i) out[i] = static_cast<std::byte>(key[i % 32] + i / 32 + salt);
-  return out;
-}
-
-using Tokens = std::vector<std::int32_t>;
-/// `count` blocks of tokens that depend on `seed` from block `from` on.
-Tokens history(std::size_t blocks, std::int32_t seed = 0, std::size_t from = 0) {
-  Tokens out(blocks * kBlockTokens);
-  for (std::size_t i = 0; i < out.size(); ++i)
-    out[i] = static_cast<std::int32_t>(i * 31 % 977) + (i >= from * kBlockTokens ? 1000 * seed : 0);
-  return out;
-}
-
-StoreOptions options(std::uint64_t budget = std::uint64_t{1} << 30) {
-  StoreOptions out;
-  out.budget = budget;
-  out.identity.fill(7);
-  out.label = "test";
-  out.block_bytes = kRows;
-  out.point_bytes = kPointBytes;
-  return out;
-}
 
 std::unique_ptr<Store> open(SimulatedDisk& disk, StoreOptions with = options()) {
   Result<std::unique_ptr<Store>> store = Store::open(disk.folder(), std::move(with));
   EXPECT_TRUE(store.ok()) << store.error().message;
   return store.ok() ? std::move(store).value() : nullptr;
 }
-
-void save(Store& store, const Tokens& tokens) {
-  NewState state;
-  Key key = store.identity();
-  for (std::size_t at = 0; at < tokens.size(); at += kBlockTokens) {
-    const auto part = std::span(tokens).subspan(at).first<kBlockTokens>();
-    const Key before = key;
-    key = block_key(before, part);
-    if (store.knows_block(key)) {
-      ++state.reused;
-      continue;
-    }
-    NewState::NewBlock& block = state.blocks.emplace_back();
-    block.key = key;
-    block.before = before;
-    block.position = at + kBlockTokens;
-    std::ranges::copy(part, block.tokens.begin());
-    block.sampled[0] = key[0];
-    block.rows = bytes_of(key, kRows, 0);
-  }
-  if (store.knows_point(key)) return;
-  state.key = key;
-  state.position = tokens.size();
-  state.point = bytes_of(key, kPointBytes, 1);
-  store.save(std::move(state));
-}
-
-Result<LoadedState> load(Store& store, const Key& key) {
-  std::promise<Result<LoadedState>> promise;
-  store.load(key, [&](Result<LoadedState> state) { promise.set_value(std::move(state)); });
-  return promise.get_future().get();
-}
-
-/// Loads the longest beginning of `tokens` and holds every byte against what was computed. How long it was.
-std::size_t restore(Store& store, const Tokens& tokens) {
-  while (true) {
-    const Tree::Found found = store.longest(tokens);
-    if (found.position == 0) return 0;
-    const Result<LoadedState> state = load(store, found.key);
-    if (!state.ok()) continue;  // what is broken is forgotten: this ends
-    EXPECT_EQ(state->tokens.size(), found.position);
-    EXPECT_TRUE(std::ranges::equal(state->tokens, std::span(tokens).first(found.position)));
-    Key key = store.identity();
-    for (std::size_t b = 0; b < state->blocks.size(); ++b) {
-      key = block_key(key, std::span(tokens).subspan(b * kBlockTokens).first<kBlockTokens>());
-      EXPECT_TRUE(std::ranges::equal(state->blocks[b].payload(), bytes_of(key, kRows, 0)));
-      for (std::size_t i = 0; i < 8; ++i) EXPECT_EQ(state->sampled[b * kBlockTokens + i], (key[0] >> i & 1) != 0);
-    }
-    EXPECT_TRUE(std::ranges::equal(state->point.payload(), bytes_of(key, kPointBytes, 1)));
-    return found.position;
-  }
-}
-
-bool deep() { return std::getenv("DS4_DEEP") != nullptr; }
 
 TEST(Sha256, IsThePublishedFunction) {
   const auto of = [](std::string_view text) {
@@ -531,14 +448,29 @@ TEST_F(RealDirectory, LeavesAloneWhatIsNotItsOwn) {
   fs::remove(outside);
 }
 
-TEST_F(RealDirectory, IsRefusedWhenOthersMayWriteToIt) {
-  ASSERT_EQ(chmod(path.c_str(), 0777), 0);
-  const auto folder = Folder::open(path);
-  ASSERT_FALSE(folder.ok());
-  EXPECT_NE(folder.error().message.find("chmod o-w"), std::string::npos);
-  EXPECT_FALSE(Folder::open(cat(path, "/no/such")).ok());
+TEST_F(RealDirectory, IsRefusedWhenItIsNotOursAlone) {
+  const auto refusal = [&](const std::string& at) {
+    const auto folder = Folder::open(at);
+    return folder.ok() ? "" : folder.error().message;
+  };
+  ASSERT_EQ(chmod(path.c_str(), 0707), 0);
+  EXPECT_EQ(refusal(path),
+            cat(path, ": expected a directory that only its owner writes to, found mode 707: chmod o-w helps"));
+  EXPECT_NE(refusal(cat(path, "/no/such")).find("or one that can be made, found No such file"), std::string::npos);
   std::ofstream(cat(path, "/file")) << "x";
-  EXPECT_FALSE(Folder::open(cat(path, "/file")).ok());
+  EXPECT_NE(refusal(cat(path, "/file")).find("found Not a directory"), std::string::npos);
+  // Root may do everything: in its place somebody who may not.
+  ASSERT_EQ(chmod(path.c_str(), 0500), 0);
+  EXPECT_EXIT(
+      {
+        if (::geteuid() == 0 && (::chown(path.c_str(), 65534, 65534) != 0 || ::setuid(65534) != 0)) ::_exit(9);
+        std::fputs(refusal(path).c_str(), stderr);
+        ::_exit(Folder::open(path, Folder::Use::kRead).ok() ? 0 : 1);
+      },
+      testing::ExitedWithCode(0), "expected a directory that can be written to, found Permission denied");
+  if (::geteuid() == 0) {
+    EXPECT_NE(refusal(path).find("expected a directory of this user (0), found one of user 65534"), std::string::npos);
+  }
 }
 
 TEST_F(RealDirectory, AFileInWorkIsNotSwept) {

@@ -190,6 +190,10 @@ ds4::Status complete(Flags& flags, bool named) {
   const auto folders = ds4::cli::installed_model_folders(ds4::cli::executable_path());
   DS4_ASSIGN_OR_RETURN(options.model, ds4::cli::find_model(options.model, folders));
   if (!named) options.service.model_id = std::filesystem::path(options.model).stem().string();
+  if (options.disk.folder.empty()) return {};
+  // Before the model is loaded, which may take minutes.
+  if (const auto folder = ds4::kvstore::Folder::open(options.disk.folder); !folder.ok())
+    return ds4::Error{ds4::ErrorCode::kUsage, cat("--kv-disk-dir: ", folder.error().message)};
   return {};
 }
 
@@ -281,7 +285,8 @@ int kv_command(std::vector<std::string> given) {
   if (action == "rm" && ids.empty() != all) return fail("kv rm: expected ids, as kv ls shows them, or --all");
   if (!std::filesystem::is_directory(folder)) return fail(cat("kv: there is no folder ", ds4::escaped(folder, 4096)));
   const auto failed = [](const ds4::Error& error) { return fail(error.message, ds4::exit_status(error.code)); };
-  auto opened = ds4::kvstore::Folder::open(folder);
+  const auto use = action == "rm" ? ds4::kvstore::Folder::Use::kReadAndWrite : ds4::kvstore::Folder::Use::kRead;
+  auto opened = ds4::kvstore::Folder::open(folder, use);
   if (!opened.ok()) return failed(opened.error());
   ds4::kvstore::Folder& store = **opened;
   if (action == "verify") {

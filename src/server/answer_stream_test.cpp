@@ -226,5 +226,37 @@ TEST(ReplayMap, TheOldestGoFirst) {
   EXPECT_TRUE(known("c"));
 }
 
+TEST(ReplayMap, WhatIsKeptComesBackAsItWas) {
+  const RecordedCalls calls{{{"id1", "f", "{\"x\":1}"}, {"id2", "g", "{}"}},
+                            {{SegmentKind::kMarker, "<m>"}, {SegmentKind::kUntrusted, std::string("\0\xff<m>", 5)}},
+                            "why"};
+  std::vector<std::string> kept;
+  ReplayMap first;
+  first.keep_with([&](std::string bytes) { kept.push_back(std::move(bytes)); });
+  first.add(calls);
+  ASSERT_EQ(kept.size(), 1u);
+  ReplayMap second;
+  EXPECT_TRUE(second.add_kept(kept[0]));
+  EXPECT_TRUE(second.add_kept(kept[0]));  // as of a process that kept it itself
+  chat::Conversation conversation(1);
+  conversation[0].tool_calls = {{"id1", "f", "{ \"x\": 1 }"}, {"id2", "g", "{}"}};
+  EXPECT_EQ(second.restore(conversation), 1);
+  EXPECT_EQ(conversation[0].tool_block, calls.block);
+  EXPECT_EQ(conversation[0].reasoning, "why");
+  conversation[0].tool_calls[1].arguments = "{\"y\":2}";
+  EXPECT_EQ(second.restore(conversation), 0);
+
+  // Cut anywhere it is nothing; with anything else in place of a byte it is nothing or other calls, whole ones.
+  for (std::size_t size = 0; size < kept[0].size(); ++size) EXPECT_FALSE(decode_calls(kept[0].substr(0, size)));
+  EXPECT_FALSE(decode_calls(kept[0] + "x"));
+  for (std::size_t at = 0; at < kept[0].size(); ++at) {
+    std::string other = kept[0];
+    other[at] = static_cast<char>(other[at] ^ 0x81);
+    if (const auto decoded = decode_calls(other)) {
+      EXPECT_EQ(encode_calls(*decoded), other);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace ds4::server

@@ -93,7 +93,8 @@ const App::Route* App::find_route(std::string_view path) {
   return nullptr;
 }
 
-App::App(ServerOptions options) : options_(std::move(options)), gate_(options_.gate), log_(options_.quiet) {}
+App::App(ServerOptions options)
+    : options_(std::move(options)), gate_(options_.gate), log_(options_.quiet), replay_(options_.service.replay_ids) {}
 
 App::~App() {
   if (http_ != nullptr) http_->stop();
@@ -127,7 +128,7 @@ Status App::load() {
   DS4_ASSIGN_OR_RETURN(ModelFile file, open_model_file(options_.model));
   DS4_RETURN_IF_ERROR(start_worker(std::move(file)));
   const Tokenizer* tokenizer = scripted_file_ ? &*scripted_file_->tokenizer : engine_->tokenizer();
-  service_ = std::make_unique<Service>(options_.service, *worker_, tokenizer, log_, metrics_, *trace_);
+  service_ = std::make_unique<Service>(options_.service, *worker_, tokenizer, replay_, log_, metrics_, *trace_);
   state_ = State::kServing;
   log_.info("serving", {{"model", options_.service.model_id},
                         {"context", cat(worker_->context())},
@@ -185,15 +186,14 @@ Status App::start_worker(ModelFile file) {
   worker.parallel = engine.sessions;
   worker.points = engine.sessions * engine.snapshots;
   metrics_.set_limits(worker.parallel, worker.points);
-  open_disk();
+  DS4_RETURN_IF_ERROR(open_disk());
   worker.disk = disk_.get();
   worker_ = std::make_unique<Worker>(engine_->token_model(), engine_->tokenizer(), worker);
   return {};
 }
 
-/// Without its disk the server serves as it would without the flag.
-void App::open_disk() {
-  if (options_.disk.folder.empty()) return;
+Status App::open_disk() {
+  if (options_.disk.folder.empty()) return {};
   DiskOptions disk = options_.disk;
   disk.warn = [this](const std::string& what) { log_.warn("kv_store", {{"what", what}}); };
   disk.saved = [this](const kvstore::SaveReport& report) {
@@ -202,15 +202,24 @@ void App::open_disk() {
                            {"bytes", cat(report.bytes)},
                            {"ms", cat(static_cast<std::int64_t>(report.seconds * 1e3))}});
   };
+  if (options_.service.exact_replay) {
+    disk.record = [this](std::string_view calls) {
+      if (!replay_.add_kept(calls)) log_.warn("kv_store", {{"what", "a record of calls is not used: it is cut"}});
+    };
+  }
   Result<std::unique_ptr<DiskStates>> opened = engine_->open_disk(std::move(disk));
-  if (!opened.ok()) return log_.warn("kv_store", {{"what", cat("not used: ", opened.error().message)}});
+  // Whoever asked for states on disk is told at once that there will be none.
+  if (!opened.ok()) return Error{ErrorCode::kUsage, cat("--kv-disk-dir: ", opened.error().message)};
   disk_ = std::move(opened).value();
+  replay_.keep_with([this](std::string calls) { disk_->keep(std::move(calls)); });
   const kvstore::StoreStats stats = disk_->store().stats();
   log_.info("kv_store", {{"folder", options_.disk.folder},
                          {"points", cat(stats.points)},
                          {"blocks", cat(stats.blocks)},
                          {"bytes", cat(stats.bytes)},
+                         {"calls", cat(stats.records_found)},
                          {"budget", cat(options_.disk.budget)}});
+  return {};
 }
 
 HttpReply App::refuse(const HttpRequest& request, const ErrorInfo& error) const {

@@ -54,7 +54,7 @@ class App {
   HttpReply refuse(const HttpRequest& request, const ErrorInfo& error) const;
   static const Route* find_route(std::string_view path);
   Status start_worker(ModelFile file);
-  void open_disk();
+  Status open_disk();
 
   ServerOptions options_;
   Gatekeeper gate_;
@@ -66,6 +66,7 @@ class App {
   std::unique_ptr<Engine> engine_;
   std::optional<ModelFile> scripted_file_;  // of a script: only its tokenizer is used
   std::unique_ptr<ScriptedModel> scripted_;
+  ReplayMap replay_;
   std::unique_ptr<DiskStates> disk_;
   std::unique_ptr<Worker> worker_;
   std::unique_ptr<Service> service_;

@@ -337,7 +337,8 @@ TEST(BadInput, AnAnswerThatCannotBeSentEndsItsConnectionAlone) {
   Metrics metrics;
   const auto trace = Trace::open("");
   ASSERT_TRUE(trace.ok());
-  Service service({}, worker, &tokenizer(), log, metrics, **trace);
+  ReplayMap replay;
+  Service service({}, worker, &tokenizer(), replay, log, metrics, **trace);
   HttpRequest request;
   for (const bool stream : {false, true}) {
     request.body = cat(R"({"prompt":"x","max_tokens":8)", stream ? R"(,"stream":true})" : "}");

@@ -108,7 +108,7 @@ calls, so that the prompt of the next turn is what was already computed.
 constexpr std::string_view kDisk = R"(States on disk
 What has been computed of conversations is kept in a folder, so that a server that was stopped or killed
 goes on where it was. It is a cache: it may be deleted at any time. Several servers may share it.
-  --kv-disk-dir DIR         keep states here; made if it is missing [nothing is kept]
+  --kv-disk-dir DIR         keep states and tool calls here; made if it is missing [nothing is kept]
   --kv-disk-space-mb N      most space they take; the least useful go first [4096]
   --kv-cache-min-tokens N   shorter beginnings are neither kept nor looked for [128]
   --kv-cache-continued-interval-tokens N  tokens between resume points of long prompts [8192]

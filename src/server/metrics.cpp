@@ -40,6 +40,8 @@ void disk_text(std::string& out, const kvstore::StoreStats& disk) {
   number("written_points_total", "counter", "Resume points written.", disk.written_points);
   number("reused_blocks_total", "counter", "Blocks of stored states that were there already.", disk.reused_blocks);
   number("dropped_total", "counter", "States that were not stored.", disk.dropped);
+  number("records_found_total", "counter", "Records of tool calls read.", disk.records_found);
+  number("records_kept_total", "counter", "Records of tool calls written.", disk.records_kept);
   number("restores_total", "counter", "States loaded.", disk.restores);
   number("restored_tokens_total", "counter", "Tokens of states loaded.", disk.restored_tokens);
   number("restored_bytes_total", "counter", "Bytes of states loaded.", disk.restored_bytes);

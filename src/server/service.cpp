@@ -182,15 +182,15 @@ class Service::Generation : public std::enable_shared_from_this<Generation> {
   Answer answer_, traced_;
 };
 
-Service::Service(const ServiceOptions& options, Worker& worker, const Tokenizer* tokenizer, Log& log, Metrics& metrics,
-                 Trace& trace)
+Service::Service(const ServiceOptions& options, Worker& worker, const Tokenizer* tokenizer, ReplayMap& replay, Log& log,
+                 Metrics& metrics, Trace& trace)
     : options_(options),
       worker_(worker),
       tokenizer_(tokenizer),
+      replay_(replay),
       log_(log),
       metrics_(metrics),
       trace_(trace),
-      replay_(options.replay_ids),
       started_(std::time(nullptr)) {}
 
 HttpReply Service::failure(Dialect dialect, const ErrorInfo& error, Headers headers) const {

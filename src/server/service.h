@@ -25,7 +25,7 @@ struct ServiceOptions {
   std::int64_t max_tokens = 393216;                     // as well; never more than the context has room for
   chat::Thinking thinking = chat::Thinking::kThinking;  // as well
   bool exact_replay = true;
-  std::size_t replay_ids = 100000;
+  std::size_t replay_ids = 100000;  // what the ReplayMap is to hold
   int queue = 64;
 };
 
@@ -35,8 +35,8 @@ inline constexpr std::int64_t kThinkMaxContext = 393216;
 class Service {
  public:
   /// All must outlive the service. `tokenizer` may be null.
-  Service(const ServiceOptions& options, Worker& worker, const Tokenizer* tokenizer, Log& log, Metrics& metrics,
-          Trace& trace);
+  Service(const ServiceOptions& options, Worker& worker, const Tokenizer* tokenizer, ReplayMap& replay, Log& log,
+          Metrics& metrics, Trace& trace);
 
   /// Answers the request through the exchange, now or later.
   void generate(Dialect dialect, const HttpRequest& request, std::shared_ptr<Exchange> exchange, Headers headers);
@@ -74,10 +74,10 @@ class Service {
   const ServiceOptions options_;
   Worker& worker_;
   const Tokenizer* tokenizer_;
+  ReplayMap& replay_;
   Log& log_;
   Metrics& metrics_;
   Trace& trace_;
-  ReplayMap replay_;
   const std::int64_t started_;
   std::atomic<int> running_{0};
   std::mutex mutex_;  // guards cancels_

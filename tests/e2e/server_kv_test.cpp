@@ -171,16 +171,95 @@ TEST(ServerKv, SeveralServersShareAFolder) {
   EXPECT_GT(again.cached, said.prompt - 200) << third->log();
 }
 
-TEST(ServerKv, WithoutItsDiskItServesAllTheSame) {
-  const std::string folder = fresh_folder("kv_refused");
-  fs::create_directory(folder);
-  fs::permissions(folder, fs::perms::all);
-  const auto server = serve(folder);
-  EXPECT_NE(server->log().find("event=kv_store what=\"not used: "), std::string::npos) << server->log();
-  EXPECT_FALSE(say(*server, user("What is the capital of France?")).text.empty());
-  EXPECT_EQ(metric(*server, "bytes"), -1);
+Json weather_request(const Json& messages, const std::string& filler) {
+  const Json city = {{"type", "string"}, {"description", "Name of the city" + filler}};
+  const Json parameters = {{"type", "object"}, {"properties", {{"city", city}}}, {"required", {"city"}}};
+  const Json function = {
+      {"name", "get_weather"}, {"description", "Get the current weather of a city"}, {"parameters", parameters}};
+  return {{"messages", messages},
+          {"max_tokens", 200},
+          {"logprobs", true},
+          {"tools", {{{"type", "function"}, {"function", function}}}}};
+}
 
-  // A budget that holds nothing.
+TEST(ServerKv, CallsComeBackAfterARestartAsTheModelWroteThem) {
+  const std::string folder = fresh_folder("kv_calls"), kept = fresh_folder("kv_calls_kept"),
+                    flipped = fresh_folder("kv_calls_flipped");
+  std::string filler;
+  const auto answer = [&](const ServerProcess& server, const Json& messages) {
+    const std::string body = weather_request(messages, filler).dump();
+    const Reply reply = ask(server.port(), http_post("/v1/chat/completions", body));
+    EXPECT_EQ(reply.status, 200) << reply.body;
+    return Json::parse(reply.body, nullptr, false);
+  };
+  const auto facts = [](const Json& reply) {
+    return Json::array({reply["choices"], reply["usage"]["prompt_tokens"]}).dump();
+  };
+  const auto cached = [](const Json& reply) -> std::int64_t {
+    return reply["usage"]["prompt_tokens_details"]["cached_tokens"];
+  };
+  auto server = serve(folder);
+  Json messages = user("What is the weather in Paris?"), first;
+  std::int64_t asked = 0, known = 0;
+  // Until the call reaches over a multiple of 128 tokens: then a state has been left in it.
+  for (; asked < 8; filler += ", as it is written on maps of the country") {
+    first = answer(*server, messages);
+    ASSERT_EQ(first["choices"][0]["finish_reason"], "tool_calls") << first;
+    ++asked;
+    known = first["usage"]["total_tokens"];
+    if ((known - 1) / 128 > first["usage"]["prompt_tokens"].get<std::int64_t>() / 128) break;
+  }
+  Json turn = first["choices"][0]["message"];
+  ASSERT_EQ(turn["tool_calls"].size(), 1u) << first;
+  // The client brings the call back without the thoughts before it, and with spaces of its own.
+  Json call = turn["tool_calls"][0];
+  ASSERT_FALSE(turn["reasoning_content"].get<std::string>().empty());
+  call["function"]["arguments"] = Json::parse(call["function"]["arguments"].get<std::string>()).dump(3);
+  messages.push_back({{"role", "assistant"}, {"content", nullptr}, {"tool_calls", {call}}});
+  messages.push_back({{"role", "tool"}, {"tool_call_id", call["id"]}, {"content", R"({"temperature": 18})"}});
+  wait_for_disk(*server);
+  EXPECT_EQ(metric(*server, "records_kept_total"), asked);
+  for (const std::string& copy : {kept, flipped}) fs::copy(folder, copy);
+  const Json second = answer(*server, messages);
+  EXPECT_GE(cached(second), known - 1);
+  EXPECT_EQ(server->stop(), 0);
+
+  server = serve(kept);
+  const Json again = answer(*server, messages);
+  EXPECT_EQ(facts(again), facts(second));
+  EXPECT_GE(cached(again), known - 128);
+  EXPECT_GT(cached(again), first["usage"]["prompt_tokens"].get<std::int64_t>());  // into the call
+  EXPECT_NE(server->log().find(cat(" calls=", asked, " ")), std::string::npos) << server->log();
+  EXPECT_EQ(server->stop(), 0);
+
+  std::string bytes = read_file(flipped + "/calls.log");
+  bytes[bytes.size() - 9] ^= 4;
+  write_file(flipped + "/calls.log", bytes);
+  server = serve(flipped);
+  EXPECT_NE(server->log().find("calls.log: 1 not used: record at byte "), std::string::npos) << server->log();
+  const Json without = answer(*server, messages);
+  EXPECT_LT(without["usage"]["prompt_tokens"], second["usage"]["prompt_tokens"]);  // the thoughts are lost
+  EXPECT_EQ(run({server_program(), "kv", "verify", "--kv-disk-dir", flipped}).status, 0);
+}
+
+TEST(ServerKv, AFolderThatCannotBeUsedEndsTheStart) {
+  const std::string open = fresh_folder("kv_open"), file = fresh_folder("kv_file");
+  fs::create_directory(open);
+  fs::permissions(open, fs::perms::all);
+  write_file(file, "x");
+  const std::vector<std::pair<std::string, std::string>> refused = {
+      {open, ": expected a directory that only its owner writes to, found mode 777"},
+      {file, ": expected a directory that can be read, found Not a directory"},
+      {file + "/below", ": expected a directory, or one that can be made, found Not a directory"},
+      {open + "/no/such", ": expected a directory, or one that can be made, found No such file or directory"}};
+  for (const auto& [path, why] : refused) {
+    ServerProcess server({"-m", nano_model(), "--kv-disk-dir", path});
+    EXPECT_EQ(server.wait(), 2) << path;
+    EXPECT_NE(server.log().find(cat("error: --kv-disk-dir: ", path, why)), std::string::npos) << server.log();
+  }
+}
+
+TEST(ServerKv, ABudgetThatHoldsNothingIsKept) {
   const auto tight = serve(fresh_folder("kv_tight"), {"--kv-disk-space-mb", "1"});
   const Json messages = user(question(8, 150));
   for (int i = 0; i < 2; ++i) EXPECT_FALSE(say(*tight, messages).text.empty());

@@ -1,4 +1,4 @@
-// Any bytes as a file of the KV store: an error, or a file that is written again byte for byte.
+// Any bytes as a file of the KV store, or as records of its log: an error, or what is written again byte for byte.
 #include <algorithm>
 #include <cstdint>
 #include <span>
@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "kvstore/file_format.h"
+#include "kvstore/record_log.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace ds4::kvstore;
@@ -22,6 +23,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     DS4_CHECK(again.size() + file->payload.size() == size);
     // A label may have bytes behind its end: everything else is determined.
     DS4_CHECK(file->head.kind == head->kind && file->head.key == head->key);
+  }
+  const ParsedRecords records = parse_records(bytes);
+  DS4_CHECK(records.end <= size && (records.end == size || !records.problems.empty()));
+  for (const ParsedRecords::Record& record : records.good) {
+    const std::vector<std::byte> again = encode_record(record.identity, record.payload);
+    DS4_CHECK(std::ranges::equal(again, bytes.subspan(record.at, record.bytes)));
   }
   const std::string name(reinterpret_cast<const char*>(data), std::min<std::size_t>(size, 100));
   if (const auto named = read_file_name(name)) DS4_CHECK(file_name(named->kind, named->key) == name);

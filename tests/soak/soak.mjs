@@ -3,8 +3,9 @@
 // files, threads, and every reference answer. The last line says PASS or FAIL. No packages are needed.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { readFileSync, readdirSync } from 'node:fs';
+import { mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import net from 'node:net';
+import { tmpdir } from 'node:os';
 
 const [program, model, length = '1800'] = process.argv.slice(2);
 const seconds = Number(length);
@@ -13,6 +14,10 @@ const goodWorkers = 6,
 const pauseEvery = Math.max(10, Math.min(60, seconds / 12));
 const driftKiB = 16 * 1024,
   drift = 0.01; // of memory: whichever is more
+
+// States on disk, in a space that is too small for them: files come and go all the time.
+const states = mkdtempSync(`${tmpdir()}/ds4-soak-`);
+process.on('exit', () => rmSync(states, { recursive: true }));
 
 const server = spawn(
   program,
@@ -33,6 +38,10 @@ const server = spawn(
     'soak-key',
     '--temp',
     '0',
+    '--kv-disk-dir',
+    states,
+    '--kv-disk-space-mb',
+    '8',
   ],
   { stdio: ['ignore', 'ignore', 'pipe'] },
 );
@@ -313,6 +322,7 @@ else if (settled.length >= 2) {
 } else {
   problems.push('too short to say anything');
 }
+if (log.includes('event=kv_store what=')) problems.push(`trouble with the disk: ${/event=kv_store what=.*/.exec(log)[0]}`);
 if (log.includes('soak-key')) problems.push('the key is in the log');
 if (exited === null) {
   server.kill('SIGTERM');
