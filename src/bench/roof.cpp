@@ -21,13 +21,22 @@ constexpr std::uint64_t kReadBytes = std::uint64_t{1} << 30;  // beyond every ca
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-/// Sums what it reads, in as many chains as it takes not to wait for the additions.
+/// Sums what it reads, in as many chains as it takes not to wait for the additions, and in four places at once, asked for
+/// ahead: one stream leaves a core waiting for memory half of the time.
 std::uint64_t read_all(const std::byte* data, std::size_t bytes) {
+  constexpr std::size_t kStreams = 4;
+  constexpr std::size_t kAhead = 2048;
   std::uint64_t sums[16] = {};
-  for (std::size_t at = 0; at + sizeof sums <= bytes; at += sizeof sums) {
-    std::uint64_t words[16];
-    std::memcpy(words, data + at, sizeof words);
-    for (int i = 0; i < 16; ++i) sums[i] += words[i];
+  const std::size_t each = bytes / kStreams;
+  for (std::size_t at = 0; at + sizeof sums <= each; at += sizeof sums) {
+    for (std::size_t stream = 0; stream < kStreams; ++stream) {
+      const std::byte* from = data + stream * each + at;
+      __builtin_prefetch(from + kAhead);
+      __builtin_prefetch(from + kAhead + 64);
+      std::uint64_t words[16];
+      std::memcpy(words, from, sizeof words);
+      for (int i = 0; i < 16; ++i) sums[i] += words[i];
+    }
   }
   std::uint64_t sum = 0;
   for (const std::uint64_t s : sums) sum += s;

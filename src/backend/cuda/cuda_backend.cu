@@ -353,6 +353,8 @@ void CudaBackend::begin(const BatchView& batch) {
 
 bool CudaBackend::enqueue(int op, const void* argument) {
   device_.select();
+  in_flight_ = true;  // somebody may wait after every op
+  complete_ = false;
   if (mode_ == Mode::kRecord && calls_.empty())  // not before: what comes from another card is not part of the recording
     device_.check(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeThreadLocal), "recording a step");
   if (mode_ != Mode::kEager) calls_.push_back({op, argument});
