@@ -152,6 +152,13 @@ void Worker::run() {
     if (const Status health = model_.health(); !health.ok() && !recover(health.error())) return;
   }
   for (auto& job : jobs_) finish(*job, FinishReason::kCancelled);
+  // The end may have come after the queue was looked at; nothing enters it any more.
+  std::deque<std::unique_ptr<Job>> waiting;
+  {
+    const std::lock_guard lock(mutex_);
+    waiting.swap(queue_);
+  }
+  for (auto& job : waiting) finish(*job, FinishReason::kCancelled);
 }
 
 /// The device has failed: everything ends, and begins anew if it can. False: it cannot.

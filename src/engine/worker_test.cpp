@@ -281,7 +281,10 @@ TEST(Worker, AFaultOfTheDeviceEndsEverythingAndARebuildBeginsAnew) {
   FakeTokenModel model(many());
   break_at(model, 5);
   std::vector<std::shared_ptr<Recorder>> recorders;
-  std::atomic<bool> rebuilding{false}, go_on{false};
+  std::atomic<bool> hold{true}, rebuilding{false}, go_on{false};
+  model.before_layer = [&] {  // until all are there
+    while (hold) std::this_thread::yield();
+  };
   model.while_rebuilding = [&] {
     rebuilding = true;
     while (!go_on) std::this_thread::yield();
@@ -304,7 +307,8 @@ TEST(Worker, AFaultOfTheDeviceEndsEverythingAndARebuildBeginsAnew) {
       recorders.push_back(std::make_shared<Recorder>());
       requests.push_back(request(recorders.back(), ids(10, i), 500));
     }
-    for (Request& one : requests) ASSERT_EQ(worker.submit(std::move(one)), Worker::Admission::kQueued);
+    for (Request& one : requests) EXPECT_EQ(worker.submit(std::move(one)), Worker::Admission::kQueued);
+    hold = false;
     for (auto& recorder : recorders) {
       const Finish& finish = recorder->wait();
       EXPECT_EQ(finish.reason, FinishReason::kDeviceFailed);
