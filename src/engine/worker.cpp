@@ -56,6 +56,7 @@ struct Worker::Job {
   Session session;
   Finish finish;
   bool reading = true;  // the prompt is not all there yet
+  std::uint64_t served = 0;  // the turn in which some of it was read last; who has waited longest is next
   bool over = false;
   bool greedy = false;  // for the next token
   std::deque<TokenId> forced;
@@ -230,6 +231,7 @@ void Worker::start(std::unique_ptr<Job> job) {
   job->started = job->answering = Clock::now();
   job->finish.queue_seconds = seconds(job->started - job->arrived);
   job->finish.prompt_tokens = static_cast<std::int64_t>(job->request.prompt.tokens.size());
+  job->served = turn_ == 0 ? 0 : turn_ - 1;  // before who was read last, behind who still waits
   jobs_.push_back(std::move(job));
   if (!begin_load(*jobs_.back())) begin(*jobs_.back());
 }
@@ -335,12 +337,14 @@ std::vector<Worker::Part> Worker::choose_parts() {
     if (job->runs() && !job->reading && room > 0) take(*job, 1);
   }
   room = std::min(room, prompt_rows(!parts.empty()));
-  const std::size_t count = jobs_.size();
-  const std::size_t first = turn_;
-  for (std::size_t i = 0; i < count && room > 0; ++i) {
-    Job& job = *jobs_[(first + i) % count];
-    if (!job.runs() || !job.reading || !take(job, room)) continue;
-    if (turn_ == first) turn_ = first + i + 1;  // the one after the first that was served begins next time
+  std::vector<Job*> readers;
+  for (auto& job : jobs_) {
+    if (job->runs() && job->reading) readers.push_back(job.get());
+  }
+  std::ranges::stable_sort(readers, {}, &Job::served);
+  ++turn_;
+  for (Job* job : readers) {
+    if (room > 0 && take(*job, room)) job->served = turn_;
   }
   return parts;
 }

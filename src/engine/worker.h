@@ -43,7 +43,7 @@ struct WorkerOptions {
   int parallel = 1;            // answers and prompts in work at once
   int points = 3;              // resume points kept, all conversations together
   int max_queue = 64;          // requests that wait
-  double slice = 0.4;          // seconds that a pass with a prompt should take at most
+  double slice = 0.3;          // seconds that a pass with a prompt should take: at most half a second comes of it
   double mixed_slice = 0.2;    // the same while answers are being written
   int mixed_rows = 128;        // and at most so many prompt tokens then
   DiskStates* disk = nullptr;  // states for later processes, and from earlier ones; must outlive the worker
@@ -189,7 +189,7 @@ class Worker {
 
   // The worker's thread only.
   std::vector<std::unique_ptr<Job>> jobs_;
-  std::size_t turn_ = 0;  // whose prompt is read next
+  std::uint64_t turn_ = 0;  // passes so far
   double rows_per_second_ = 0;
 
   mutable std::mutex mutex_;  // guards what follows

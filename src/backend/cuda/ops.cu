@@ -280,16 +280,8 @@ void CudaBackend::compress(const CompressArgs& args) {
   const cudaStream_t on = branch(indexer ? 2 : 1, args.x.data, args.weights.kv);
   float* z = indexer ? scratch_.index_z : scratch_.z;
   float* g = indexer ? scratch_.index_g : scratch_.g;
-  const Matrix& to_z = matrix(args.weights.kv);
-  const Matrix& to_g = matrix(args.weights.gate);
-  if (batch_.rows <= kFewRows && to_z.tiled && to_g.tiled && to_z.type == to_g.type) {
-    half_product({.m = to_z, .outs = to_z.out, .rows = batch_.rows, .x_stride = to_z.in, .y = z, .y_stride = to_z.out, .second = to_g,
-                  .second_y = g},
-                 halves(args.x.data, batch_.rows, to_z.in, scratch_.wide_half), on);
-  } else {
-    multiply(to_z, args.x.data, batch_.rows, z, scratch_.wide_half, on);
-    multiply(to_g, args.x.data, batch_.rows, g, scratch_.wide_half, on);
-  }
+  multiply(matrix(args.weights.kv), args.x.data, batch_.rows, z, scratch_.wide_half, on);
+  multiply(matrix(args.weights.gate), args.x.data, batch_.rows, g, scratch_.wide_half, on);
   compress_rows(batch_,
                 {.z = z,
                  .g = g,

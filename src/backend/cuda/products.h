@@ -40,8 +40,6 @@ struct Product {
   int groups = 1;
   __half* y_half = nullptr;  // half_product: written in place of y, for a product that follows
   ProductNorm norm = {};     // half_product of up to kNormRowsOfBlock rows
-  Matrix second = {};        // half_product of up to kFewRows rows: another matrix of the same type and shape, into second_y
-  float* second_y = nullptr;
 };
 
 void file_product(const Product& p, const float* x, cudaStream_t stream);

@@ -31,9 +31,8 @@ __device__ void norm_all_rows(const Product& p) {
 template <typename F, int N, bool kRing>
 __global__ void __launch_bounds__(kWarps * 32, 2) few_rows_kernel(Product p, const __half* x, int warps_per_tile) {
   extern __shared__ __align__(16) std::byte ring[];
-  const Matrix& m = blockIdx.z == 0 ? p.m : p.second;
   __shared__ uint4 table[kOctetEntries<F>];
-  load_octets(table, m);
+  load_octets(table, p.m);
   __shared__ float parts[kWarps][N * 8][16];
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
@@ -41,17 +40,17 @@ __global__ void __launch_bounds__(kWarps * 32, 2) few_rows_kernel(Product p, con
   const std::int64_t first_tile = static_cast<std::int64_t>(blockIdx.x) * tiles_here;
   const std::int64_t tile = min(first_tile + warp / warps_per_tile, (p.outs - 1) / 16);
   const std::int64_t group = blockIdx.y;
-  x += group * m.in;
-  const std::byte* tiles = m.tile(0, group * (p.outs / 16) + tile);
-  const ColumnShare share{warp % warps_per_tile, warps_per_tile, static_cast<int>(m.column_tiles())};
+  x += group * p.m.in;
+  const std::byte* tiles = p.m.tile(0, group * (p.outs / 16) + tile);
+  const ColumnShare share{warp % warps_per_tile, warps_per_tile, static_cast<int>(p.m.column_tiles())};
   const int rows = static_cast<int>(p.rows);
   float sum[N][4] = {};
   if constexpr (kRing) {
     RowsThroughRing<N> source(x, p.x_stride, rows, share, ring);
-    accumulate<F, N>(m, tiles, share, source, octets_of(table), sum);
+    accumulate<F, N>(p.m, tiles, share, source, octets_of(table), sum);
   } else {
     RowsFromMemory<N> source(x, p.x_stride, rows, share);
-    accumulate<F, N>(m, tiles, share, source, octets_of(table), sum);
+    accumulate<F, N>(p.m, tiles, share, source, octets_of(table), sum);
   }
 #pragma unroll
   for (int n = 0; n < N; ++n)
@@ -66,8 +65,8 @@ __global__ void __launch_bounds__(kWarps * 32, 2) few_rows_kernel(Product p, con
     const std::int64_t o = (first_tile + t) * 16 + i % 16;
     if (o >= p.outs) continue;
     const std::int64_t at = row * p.y_stride + group * p.outs + o;
-    if (p.y_half != nullptr) p.y_half[at] = to_half(v / m.pre);
-    else (blockIdx.z == 0 ? p.y : p.second_y)[at] = v / m.pre;
+    if (p.y_half != nullptr) p.y_half[at] = to_half(v / p.m.pre);
+    else p.y[at] = v / p.m.pre;
   }
   if (p.norm.weight != nullptr && last_block(p.norm.ticket, gridDim.x)) norm_all_rows(p);
 }
@@ -86,8 +85,7 @@ template <typename F>
 void few_rows(const Product& p, const __half* x, cudaStream_t stream) {
   const int warps = choose_warps_per_tile(p.m, p.outs * p.groups);
   const int tiles_here = kWarps / warps;
-  const dim3 blocks(static_cast<unsigned>(((p.outs + 15) / 16 + tiles_here - 1) / tiles_here), static_cast<unsigned>(p.groups),
-                    p.second_y == nullptr ? 1 : 2);
+  const dim3 blocks(static_cast<unsigned>(((p.outs + 15) / 16 + tiles_here - 1) / tiles_here), static_cast<unsigned>(p.groups));
   const auto start = [&](auto* kernel, std::size_t shared) { launch(kernel, blocks, kWarps * 32, shared, stream, p, x, warps); };
   // The ring pays where all warps read the same columns; else there is too much of it for what it saves.
   const bool ring = warps == 1 && p.rows > kDirectRows;
