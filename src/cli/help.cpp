@@ -56,11 +56,12 @@ constexpr std::string_view kSampling = R"(Sampling
 constexpr std::string_view kRuntime = R"(Runtime
   -c, --ctx N          tokens of context: prompt and answer together [32768, or the model's]
   -t, --threads N      threads that compute [one per core]
-  --backend NAME       cpu, cuda, cuda:N or reference (slow, exact) [cpu]; --cpu is --backend cpu. Several, with commas,
-                       share the layers: cuda:0,cuda:1; cuda:all is every card. cuda takes them all if one is too small
+  --backend NAME       cpu, cuda, cuda:N or reference (slow, exact) [cpu]; --cpu is --backend cpu
+                       Several share the layers: cuda:0,cuda:1; cuda:all is every card. Where the
+                       first card is too small, cuda takes them all
   --isa NAME           instruction set of the cpu backend: scalar, avx2, avx512, neon [best]
   --cpu-pin auto|on|off
-                       threads stay on a core each; auto: where all cores are free to use and used [auto]
+                       threads stay on a core each; auto: where all cores are free and used [auto]
   --quality            exact kernels in place of fast ones
   --prefill-chunk N    tokens of a prompt computed together [512; cuda: 4096 a card]
   --kv FORMAT          rows of the KV state: fp8 (the official rounding), f16, f32 [fp8]

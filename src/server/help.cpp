@@ -73,8 +73,8 @@ constexpr std::string_view kModel = R"(Model and memory
                         (--batched-session is ds4's name for it)
   --resume-points N     KV states kept for prompts to come, for each of these [3]
   -t, --threads N       threads that compute [one per core]
-  --backend NAME        cpu, cuda, cuda:N, cuda:all or reference [cpu]; --cpu, --cuda, --metal, --rocm for short.
-                        Several, with commas, share the layers
+  --backend NAME        cpu, cuda, cuda:N, cuda:all or reference [cpu]; --cpu, --cuda, --metal, --rocm
+                        for short. Several, with commas, share the layers
   --isa NAME  --cpu-pin WHEN  --quality as in ds4
   --prefill-chunk N     most tokens of a prompt computed together [512; cuda: 4096 a card]
   --mixed-prefill-quantum N  the same while other answers are being written [128]
