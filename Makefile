@@ -22,13 +22,13 @@ endif
 test:
 	@scripts/install_packages.sh build test
 	@scripts/install_packages.sh arm64 || true
-	@scripts/test.sh release parsers arm64
+	@scripts/test.sh release parsers arm64 cuda
 
 # What takes long: all tests under the sanitizers, fuzzing (FUZZ_SECONDS a target), the tests labelled deep.
 test-deep:
 	@scripts/install_packages.sh build test deep
 	@scripts/install_packages.sh arm64 || true
-	@scripts/test.sh release deep asan tsan fuzz arm64_all cuda
+	@scripts/test.sh release deep asan tsan fuzz arm64_all
 
 asan tsan fuzz:
 	@scripts/install_packages.sh build test deep

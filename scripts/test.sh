@@ -120,7 +120,7 @@ step_cuda() {
     echo "== cuda: left out, no nvcc"
     return 0
   fi
-  configure=(-DDS4_CORE_ONLY=ON -DDS4_CUDA_ARCHITECTURES=90a-real "-DCMAKE_CUDA_FLAGS=-Xcicc -O1 -Xptxas -O0" -DDS4_BUILD_TESTS=OFF
+  configure=(-DDS4_CORE_ONLY=ON -DDS4_CUDA_ARCHITECTURES=90a-real "-DCMAKE_CUDA_FLAGS=-Xcicc -O0 -Xptxas -O0" -DDS4_BUILD_TESTS=OFF
              -DCMAKE_CXX_FLAGS_RELEASE=-O0)
   build cuda ds4_backend && passed=$((passed + 1))
   configure=()
