@@ -207,8 +207,8 @@ void CpuBackend::experts(const ExpertsArgs& args) {
                        scratch.h + std::int64_t{first} * dims.expert_ff,
                        {&routed_h, iota_ + first}};
   };
-  // Few rows: straight runs of memory, as long as there are enough of them to share.
-  const int inner_tiles = Products::group(rows);
+  // As long as there are enough of them to share.
+  const int inner_tiles = Products::group(rows, dims.expert_ff);
   const int outer_tiles = static_cast<int>(
       std::clamp<std::int64_t>(runs(dims.hidden, 1) / (std::int64_t{8} * pool_.size()), 1, kTileGroup));
   // Of every expert a group of threads has the outputs that lie in its memory.

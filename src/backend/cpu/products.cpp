@@ -145,8 +145,10 @@ std::int64_t Products::run_length(const Product& product) const {
   // Few rows: what counts is reading, in straight runs that are worth taking. Many: what counts is that all threads end
   // together.
   constexpr std::int64_t kRunBytes = 64 << 10;
-  if (group(product.count) > 1) return group(product.count);
-  return std::max<std::int64_t>(1, kRunBytes / (bytes_of_row(*product.weight) * kTileOutputs));
+  const std::int64_t together = group(product.count, product.outputs);
+  if (product.count > 4) return together;
+  const std::int64_t worth = kRunBytes / (bytes_of_row(*product.weight) * kTileOutputs);
+  return std::max<std::int64_t>(1, (worth + together - 1) / together) * together;
 }
 
 std::int64_t Products::row_blocks(const Product& product) const {
@@ -170,7 +172,7 @@ void Products::one_task(const Product& p, std::int64_t row, std::int64_t run, Pr
   const int count = static_cast<int>(std::min<std::int64_t>(row_block(*p.weight, p.exact), p.count - row));
   const std::int64_t first = run * run_length(p) * kTileOutputs;
   const std::int64_t last = std::min(p.outputs, first + run_length(p) * kTileOutputs);
-  const std::int64_t width = std::int64_t{group(p.count)} * kTileOutputs;
+  const std::int64_t width = std::int64_t{group(p.count, p.outputs)} * kTileOutputs;
   for (std::int64_t output = first; output < last; output += width) {
     const OutputRange range{p.weight, p.matrix, p.first_output + output,
                             static_cast<int>(std::min(width, last - output))};
