@@ -17,7 +17,8 @@ Result<std::vector<std::string>> device_names(std::string_view list) {
     const std::string name(list.substr(at, comma - at));
     at = comma + 1;
     if (name.empty())
-      return Error{ErrorCode::kUsage, cat("backend: expected names with commas between them, found \"", escaped(list), "\"")};
+      return Error{ErrorCode::kUsage,
+                   cat("backend: expected names with commas between them, found \"", escaped(list), "\"")};
     if (name != "cuda:all") {
       names.push_back(name);
       continue;
@@ -32,7 +33,8 @@ Result<std::vector<std::string>> device_names(std::string_view list) {
   for (std::size_t i = 0; i < names.size(); ++i)
     for (std::size_t j = 0; j < i; ++j)
       if (names[i] == names[j])
-        return Error{ErrorCode::kUsage, cat("backend: expected each device once, found \"", escaped(names[i]), "\" twice")};
+        return Error{ErrorCode::kUsage,
+                     cat("backend: expected each device once, found \"", escaped(names[i]), "\" twice")};
   return names;
 }
 

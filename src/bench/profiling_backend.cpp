@@ -71,7 +71,8 @@ void ProfilingBackend::begin(const BatchView& batch) {
 Status ProfilingBackend::receive(void* to, Backend& from, const void* data, std::size_t bytes) {
   Status status;
   auto* profiled = dynamic_cast<ProfilingBackend*>(&from);
-  measure(Op::kReceive, [&] { status = inner_->receive(to, profiled != nullptr ? *profiled->inner_ : from, data, bytes); });
+  measure(Op::kReceive,
+          [&] { status = inner_->receive(to, profiled != nullptr ? *profiled->inner_ : from, data, bytes); });
   return status;
 }
 

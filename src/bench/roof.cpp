@@ -21,8 +21,8 @@ constexpr std::uint64_t kReadBytes = std::uint64_t{1} << 30;  // beyond every ca
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-/// Sums what it reads, in as many chains as it takes not to wait for the additions, and in four places at once, asked for
-/// ahead: one stream leaves a core waiting for memory half of the time.
+/// Sums what it reads, in as many chains as it takes not to wait for the additions, and in four places at once, asked
+/// for ahead: one stream leaves a core waiting for memory half of the time.
 std::uint64_t read_all(const std::byte* data, std::size_t bytes) {
   constexpr std::size_t kStreams = 4;
   constexpr std::size_t kAhead = 2048;

@@ -23,8 +23,9 @@ std::uint64_t cost_of(DType type) {
   }
 }
 
-/// The weights of one row's elements: the importance of their columns. In Q2_K, where the least squared error of a block pulls
-/// its large values in, times sqrt(mean square of the block + its own square). docs/decisions/encoders.md has what it does.
+/// The weights of one row's elements: the importance of their columns. In Q2_K, where the least squared error of a
+/// block pulls its large values in, times sqrt(mean square of the block + its own square). docs/decisions/encoders.md
+/// has what it does.
 void weigh_row(DType type, std::span<const float> row, std::span<const float> importance, std::span<float> weights) {
   std::copy(importance.begin(), importance.end(), weights.begin());
   if (type != DType::kQ2_K) return;

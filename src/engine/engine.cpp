@@ -86,8 +86,8 @@ Result<Planned> plan_for(const ModelFile& file, const EngineOptions& options) {
   return planned;
 }
 
-/// What one card has no room for goes to all of them. Repacked weights are read faster than the file's; where there is no room
-/// for them, the file's have to do.
+/// What one card has no room for goes to all of them. Repacked weights are read faster than the file's; where there is
+/// no room for them, the file's have to do.
 Result<Planned> plan_best(const ModelFile& file, EngineOptions options) {
   DS4_ASSIGN_OR_RETURN(Planned planned, plan_for(file, options));
   if (planned.plan.fits()) return planned;
@@ -132,10 +132,10 @@ std::int64_t EnginePlan::fitting_context() const {
 
 Error EnginePlan::refusal() const {
   const std::uint64_t kv = tight.kv_pages + tight.kv_tails;
-  std::string message =
-      cat("not enough memory", tight_name.empty() ? "" : cat(" on ", tight_name), ": a context of ", model.context, " tokens needs ", human_bytes(need()), " (KV state ",
-          human_bytes(kv), ", weights copied ", human_bytes(tight.weights), ", buffers ", human_bytes(tight.scratch),
-          "), and ", human_bytes(available.value_or(0)), " are available. ");
+  std::string message = cat("not enough memory", tight_name.empty() ? "" : cat(" on ", tight_name), ": a context of ",
+                            model.context, " tokens needs ", human_bytes(need()), " (KV state ", human_bytes(kv),
+                            ", weights copied ", human_bytes(tight.weights), ", buffers ", human_bytes(tight.scratch),
+                            "), and ", human_bytes(available.value_or(0)), " are available. ");
   if (const std::int64_t context = fitting_context(); context > 0) {
     message += cat("Lower the context: ", context, " tokens fit.");
   } else {

@@ -55,7 +55,7 @@ struct Worker::Job {
   Request request;
   Session session;
   Finish finish;
-  bool reading = true;  // the prompt is not all there yet
+  bool reading = true;       // the prompt is not all there yet
   std::uint64_t served = 0;  // the turn in which some of it was read last; who has waited longest is next
   bool over = false;
   bool greedy = false;  // for the next token

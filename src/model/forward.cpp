@@ -188,8 +188,8 @@ struct Step {
 
 }  // namespace
 
-/// One call of forward(): its rows, cut into steps that follow each other from device to device. While the second device
-/// works on a step, the first has the next one.
+/// One call of forward(): its rows, cut into steps that follow each other from device to device. While the second
+/// device works on a step, the first has the next one.
 class Model::Pass {
  public:
   Pass(Impl& model, const Rows& rows, std::span<float> logits, const ForwardOptions& options)
@@ -212,7 +212,8 @@ class Model::Pass {
     Step step;
     step.first = first;
     step.tokens = std::span(rows_.tokens).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
-    step.positions = std::span(rows_.positions).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
+    step.positions =
+        std::span(rows_.positions).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
     for (const std::int32_t row : rows_.wanted)
       if (row >= first && row < first + count) step.wanted.push_back(static_cast<std::int32_t>(row - first));
     step.segments.resize(m_.devices.size());
@@ -230,8 +231,8 @@ class Model::Pass {
   }
 
   Activations enter(const Step& step, std::size_t device) {
-    m_.devices[device]->backend->begin({static_cast<int>(step.rows()), step.tokens, step.positions, step.segments[device],
-                                        step.wanted, step.repeatable});
+    m_.devices[device]->backend->begin({static_cast<int>(step.rows()), step.tokens, step.positions,
+                                        step.segments[device], step.wanted, step.repeatable});
     return for_rows(m_.devices[device]->buffers, step.rows(), static_cast<std::int64_t>(step.wanted.size()));
   }
 
@@ -250,8 +251,8 @@ class Model::Pass {
         if (!entered[next]) activations[next] = enter(step, next);
         entered[next] = true;
         const Tensor& streams = activations[here].streams;
-        DS4_RETURN_IF_ERROR(m_.devices[next]->backend->receive(activations[next].streams.data, *m_.devices[here]->backend,
-                                                               streams.data, bytes_of(streams)));
+        DS4_RETURN_IF_ERROR(m_.devices[next]->backend->receive(
+            activations[next].streams.data, *m_.devices[here]->backend, streams.data, bytes_of(streams)));
         here = next;
       }
       Device& device = *m_.devices[here];
@@ -259,7 +260,8 @@ class Model::Pass {
       transformer_layer(*device.backend, m_.weights.layers[layer], shape, static_cast<int>(layer), activations[here],
                         shape.ratio == 0 ? device.rope_plain : device.rope_yarn);
       DS4_RETURN_IF_ERROR(show(step, static_cast<int>(layer), *device.backend, activations[here]));
-      if (options_.progress) options_.progress(static_cast<int>((number * layers + layer + 1) / static_cast<std::size_t>(steps_)));
+      if (options_.progress)
+        options_.progress(static_cast<int>((number * layers + layer + 1) / static_cast<std::size_t>(steps_)));
     }
     if (step.wanted.empty()) return {};
     head(*m_.devices[here]->backend, m_.weights, activations[here]);
@@ -286,9 +288,9 @@ class Model::Pass {
     DS4_RETURN_IF_ERROR(backend.download(logits.data(), from.data, logits.size_bytes()));
     for (std::size_t i = 0; i < logits.size(); ++i)
       if (!std::isfinite(logits[i]))
-        return Error{ErrorCode::kNoDevice,
-                     cat("logit ", i % vocab, " at position ", step.positions[static_cast<std::size_t>(step.wanted[i / vocab])],
-                         ": expected a finite number, found ", logits[i])};
+        return Error{ErrorCode::kNoDevice, cat("logit ", i % vocab, " at position ",
+                                               step.positions[static_cast<std::size_t>(step.wanted[i / vocab])],
+                                               ": expected a finite number, found ", logits[i])};
     return {};
   }
 

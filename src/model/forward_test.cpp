@@ -379,8 +379,7 @@ TEST_P(Forward, LongBatchesPassTheDevicesInSteps) {
   auto d = fresh(**split);
   std::vector<BatchRow> rows;
   for (auto* sequence : {&c, &d})
-    for (std::size_t i = 0; i < 40; ++i)
-      rows.push_back({sequence, tokens[i], static_cast<std::int64_t>(i), i == 39});
+    for (std::size_t i = 0; i < 40; ++i) rows.push_back({sequence, tokens[i], static_cast<std::int64_t>(i), i == 39});
   std::vector<float> streams(80 * 4 * 64);
   const std::vector<StreamTap> taps = {{3, streams}};
   ForwardOptions tapped;

@@ -36,8 +36,8 @@ struct ModelOptions {
   int rows_of_step() const { return step_rows > 0 && step_rows < max_rows ? step_rows : max_rows; }
 };
 
-/// Places the layers on `devices` devices, as many on each and in order, and has long batches cut so that all of them work on
-/// one.
+/// Places the layers on `devices` devices, as many on each and in order, and has long batches cut so that all of them
+/// work on one.
 void spread_layers(ModelOptions& options, int layers, int devices);
 
 /// What a model needs, counted before anything is allocated.
@@ -133,7 +133,8 @@ struct ForwardOptions {
 class Model {
  public:
   /// Plans, without allocating, what each backend takes. `backends` may be fresh.
-  static Result<std::vector<MemoryPlan>> plan(const gguf::File& file, std::span<const std::unique_ptr<Backend>> backends,
+  static Result<std::vector<MemoryPlan>> plan(const gguf::File& file,
+                                              std::span<const std::unique_ptr<Backend>> backends,
                                               const ModelOptions& options);
   /// Binds every weight by name (a missing or misshapen one is an Error that names it) and allocates what plan() says.
   /// The file must outlive the model.

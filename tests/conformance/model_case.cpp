@@ -96,7 +96,8 @@ class Subject {
 
   void start(Sequence& s, const std::vector<std::int32_t>& tokens) {
     std::vector<BatchRow> rows;
-    for (std::size_t i = 0; i < tokens.size(); ++i) rows.push_back({&s, tokens[i], static_cast<std::int64_t>(i), false});
+    for (std::size_t i = 0; i < tokens.size(); ++i)
+      rows.push_back({&s, tokens[i], static_cast<std::int64_t>(i), false});
     forward(rows);
   }
 
@@ -107,7 +108,8 @@ class Subject {
 std::vector<std::int32_t> random_tokens(std::uint64_t seed, int count, std::size_t vocab) {
   Random random(seed);
   std::vector<std::int32_t> tokens;
-  for (int i = 0; i < count; ++i) tokens.push_back(static_cast<std::int32_t>(random.below(static_cast<std::int64_t>(vocab))));
+  for (int i = 0; i < count; ++i)
+    tokens.push_back(static_cast<std::int32_t>(random.below(static_cast<std::int64_t>(vocab))));
   return tokens;
 }
 
@@ -159,20 +161,23 @@ void run_model(const std::string& path, const BackendOptions& device, bool quick
     Subject subject(file, exact);
     for (const std::size_t chunk : quick ? Sizes{127, tokens.size()} : Sizes{1, 5, 127, tokens.size()}) {
       const double difference = largest_difference(expected, subject.all(tokens, chunk));
-      report.check(difference <= 1e-3, cat("model, exact, chunk ", chunk), cat("difference ", difference, ", bound 1e-3"));
+      report.check(difference <= 1e-3, cat("model, exact, chunk ", chunk),
+                   cat("difference ", difference, ", bound 1e-3"));
     }
   }
   Subject subject(file, device);
   for (const std::size_t chunk : quick ? Sizes{16, tokens.size()} : Sizes{1, 16, 17, tokens.size()}) {
     const Distance d = distance(expected, subject.all(tokens, chunk));
     const double bound = device.device == "cpu" ? 6e-2 : 2e-2;  // int8 activations; f16 activations
-    report.check(d.mean <= bound, cat("model, fast, chunk ", chunk), cat("mean difference ", d.mean, ", bound ", bound));
+    report.check(d.mean <= bound, cat("model, fast, chunk ", chunk),
+                 cat("mean difference ", d.mean, ", bound ", bound));
   }
   const std::vector<float> replayed = subject.steps(tokens, false);
   const std::vector<float> eager = subject.steps(tokens, true);
   report.check(std::memcmp(replayed.data(), eager.data(), eager.size() * sizeof(float)) == 0, "model, steps",
                cat("a replayed step gives the same bits; difference ", largest_difference(replayed, eager)));
-  for (const int size : quick ? std::vector<int>{2, 16} : std::vector<int>{2, 4, 8, 16}) check_batch(subject, size, report);
+  for (const int size : quick ? std::vector<int>{2, 16} : std::vector<int>{2, 4, 8, 16})
+    check_batch(subject, size, report);
 }
 
 }  // namespace ds4::conformance

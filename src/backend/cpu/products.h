@@ -95,8 +95,8 @@ class Products {
   /// out[t][i][o] for at most row_block() rows; of the last tile only the columns that exist.
   void compute(const OutputRange& range, const Activations& x, const std::int32_t* index, int count, bool exact,
                ProductScratch& scratch, TileResults& out) const;
-  /// Tiles that compute() had best be given at once. With many rows they share the reading of those; with few they are as many
-  /// streams from memory, which one alone leaves half idle, as long as there are tasks enough for many threads.
+  /// Tiles that compute() had best be given at once. With many rows they share the reading of those; with few they are
+  /// as many streams from memory, which one alone leaves half idle, as long as there are tasks enough for many threads.
   static int group(std::int64_t rows, std::int64_t outputs) {
     return rows > 4 || outputs >= 2048 ? kTileGroup : outputs >= 1024 ? 2 : 1;
   }

@@ -1,15 +1,15 @@
 // NVIDIA cards. Ops enqueue kernels on a stream and on branches beside it; wait() and download() report faults.
 //
 // Weights are copied to the card, most of them into tiles (matrix.h); `Weight::data` points to a Matrix on the host.
-// KV pages and tails are slots of two allocations. What the kernels need to know of a step (tokens, positions, pages) goes
-// to the card in one copy at begin(), to addresses that never change.
+// KV pages and tails are slots of two allocations. What the kernels need to know of a step (tokens, positions, pages)
+// goes to the card in one copy at begin(), to addresses that never change.
 //
-// A repeatable step of few rows is recorded the second time its key is seen, and replayed from the third on: the ops are
-// then only compared with those recorded, and the graph is launched when the results are asked for. Grids depend on the key alone, which
-// holds the number of rows and the context rounded up; everything else is read on the card.
+// A repeatable step of few rows is recorded the second time its key is seen, and replayed from the third on: the ops
+// are then only compared with those recorded, and the graph is launched when the results are asked for. Grids depend on
+// the key alone, which holds the number of rows and the context rounded up; everything else is read on the card.
 //
-// Neighbouring ops that read and write the same streams run as one: hc_post waits for the hc_pre after it, hc_pre for the
-// rms_norm (`pending_`).
+// Neighbouring ops that read and write the same streams run as one: hc_post waits for the hc_pre after it, hc_pre for
+// the rms_norm (`pending_`).
 #pragma once
 
 #include <cuda_fp16.h>
@@ -38,22 +38,22 @@ namespace ds4::cuda {
 
 /// Device memory of all ops; see scratch.cu.
 struct Scratch {
-  __half* mixed_half;     // [2 * rows, d]: the sub-layer's input, high parts and low parts (products.h)
-  __half* qr_half;        // [rows, q_lora]
-  __half* wide_half;      // [rows, widest]: any other input
-  __half* query_half;     // [rows, H * head_dim]: finished queries
-  float* low_rank;        // [rows, G * o_lora]
+  __half* mixed_half;  // [2 * rows, d]: the sub-layer's input, high parts and low parts (products.h)
+  __half* qr_half;     // [rows, q_lora]
+  __half* wide_half;   // [rows, widest]: any other input
+  __half* query_half;  // [rows, H * head_dim]: finished queries
+  float* low_rank;     // [rows, G * o_lora]
   __half* low_rank_half;
-  float* kv;              // [rows, head_dim]
-  float* z;               // [rows, 2 * head_dim]
+  float* kv;  // [rows, head_dim]
+  float* z;   // [rows, 2 * head_dim]
   float* g;
-  float* index_z;         // [rows, 2 * index_dim]
+  float* index_z;  // [rows, 2 * index_dim]
   float* index_g;
   std::byte* fresh_rows;  // [rows] encoded
   float* index_queries;   // [rows, index_heads * index_dim]
   __half* index_half;
-  float* index_weights;   // [rows, index_heads]
-  float* index_scores;    // [score_rows, max_context / 4]
+  float* index_weights;  // [rows, index_heads]
+  float* index_scores;   // [score_rows, max_context / 4]
   float* attention_parts;
   float* route_logits;    // [2 * rows, experts]
   __half* hidden;         // [rows * used, expert_ff]
@@ -66,7 +66,7 @@ struct Scratch {
   std::int32_t* place_of;
   int4* items;
   std::int32_t* item_count;
-  unsigned* ticket;       // of a product's norm: zero between kernels
+  unsigned* ticket;  // of a product's norm: zero between kernels
   float* hc_sums;
   __half* head_half;  // [logit rows, d]
   int score_rows;
@@ -171,8 +171,8 @@ class CudaBackend final : public Backend {
   const __half* halves(const float* x, std::int64_t rows, std::int64_t columns, __half* to);
   /// y = m x for the rows of the batch, tensor cores where the matrix is tiled.
   void multiply(const Matrix& m, const float* x, std::int64_t rows, float* y, __half* space, cudaStream_t stream);
-  int run_hc_sums(const HyperConnectionWeights& hc, Tensor streams, const HcPost& post, const std::int32_t* rows_of, int rows,
-                   int controls);
+  int run_hc_sums(const HyperConnectionWeights& hc, Tensor streams, const HcPost& post, const std::int32_t* rows_of,
+                  int rows, int controls);
   void run_mix(const float* norm_weight, __half* y_half, __half* y_low);
 
   cudaStream_t stream() const { return device_.stream(); }
@@ -202,38 +202,38 @@ class CudaBackend final : public Backend {
   int logit_rows_ = 0;
   bool long_segments_ = false;
   std::int64_t end_position_ = 0;  // of the longest sequence, rounded up in repeatable steps
-  bool in_flight_ = false;  // something was enqueued since anybody waited
-  bool complete_ = false;   // finish_step() has seen the last of it
+  bool in_flight_ = false;         // something was enqueued since anybody waited
+  bool complete_ = false;          // finish_step() has seen the last of it
 
   Mode mode_ = Mode::kEager;
   StepKey key_{};
   std::map<StepKey, Recording> recordings_;
   std::vector<Call> calls_;  // of this step, when it is recorded or replayed
 
-  // Window rows or the shared expert, compressor, indexer's compressor, indexer's queries. The first also has the hyper-
-  // connection's controls.
+  // Window rows or the shared expert, compressor, indexer's compressor, indexer's queries. The first also has the
+  // hyper- connection's controls.
   static constexpr int kBranches = 4;
   cudaStream_t sides_[kBranches] = {};
-  cudaEvent_t fork_ = nullptr;          // the sub-layer's input is complete
-  cudaEvent_t query_fork_ = nullptr;    // the low-rank query is complete
-  cudaEvent_t sums_ready_ = nullptr;    // the hyper-connection's sums are complete
-  cudaEvent_t step_sent_ = nullptr;     // step_host_ may be written again
-  cudaEvent_t left_ = nullptr;          // all that another card waits for is computed
-  cudaEvent_t arrived_ = nullptr;       // what came from another card
-  int connected_ = -1;                  // the last card that connect() saw
+  cudaEvent_t fork_ = nullptr;        // the sub-layer's input is complete
+  cudaEvent_t query_fork_ = nullptr;  // the low-rank query is complete
+  cudaEvent_t sums_ready_ = nullptr;  // the hyper-connection's sums are complete
+  cudaEvent_t step_sent_ = nullptr;   // step_host_ may be written again
+  cudaEvent_t left_ = nullptr;        // all that another card waits for is computed
+  cudaEvent_t arrived_ = nullptr;     // what came from another card
+  int connected_ = -1;                // the last card that connect() saw
   cudaEvent_t joins_[kBranches] = {};
-  bool forked_ = false;             // fork_ was recorded in this layer
-  bool at_fork_[kBranches] = {};    // the branch has waited for the last fork
-  bool running_[kBranches] = {};    // the branch has work that nobody has waited for
+  bool forked_ = false;           // fork_ was recorded in this layer
+  bool at_fork_[kBranches] = {};  // the branch has waited for the last fork
+  bool running_[kBranches] = {};  // the branch has work that nobody has waited for
 
   const float* half_source_ = nullptr;  // what half_data_ holds
   __half* half_data_ = nullptr;
-  const float* qr_source_ = nullptr;    // what scratch_.qr_half holds
-  const float* heads_source_ = nullptr; // what scratch_.wide_half holds
-  const float* query_source_ = nullptr; // what scratch_.query_half holds
-  float* experts_target_ = nullptr;  // the output that experts_ belong to
+  const float* qr_source_ = nullptr;     // what scratch_.qr_half holds
+  const float* heads_source_ = nullptr;  // what scratch_.wide_half holds
+  const float* query_source_ = nullptr;  // what scratch_.query_half holds
+  float* experts_target_ = nullptr;      // the output that experts_ belong to
   ExpertOutputs experts_;
-  WindowRows window_{};                 // of the layer at work
+  WindowRows window_{};  // of the layer at work
   std::optional<HcPostArgs> pending_post_;
   std::optional<HcMix> pending_mix_;
   std::optional<QueryHeadsArgs> pending_heads_;

@@ -9,8 +9,8 @@
 namespace ds4::cuda {
 
 struct IndexTopk {
-  float* queries;              // [rows, heads, dim] as multiplied; finished in place
-  const float* head_weights;   // [rows, heads], unscaled
+  float* queries;             // [rows, heads, dim] as multiplied; finished in place
+  const float* head_weights;  // [rows, heads], unscaled
   const float* frequencies;
   int pairs;
   int heads;
@@ -19,13 +19,13 @@ struct IndexTopk {
   int ratio;
   KvFormat format;
   Rows store;
-  std::int64_t max_visible;    // no row of the batch sees more
-  float* scores;               // scratch [score_rows, max_visible rounded up to 128]
-  __half* half_queries;        // scratch [rows, heads, dim]
-  int score_rows;              // rows scored at a time
-  std::int32_t* selected;      // out [rows, topk]
-  std::int32_t* count;         // out [rows]
-  bool exact;                  // f32 scores; otherwise tensor cores where the shape fits
+  std::int64_t max_visible;  // no row of the batch sees more
+  float* scores;             // scratch [score_rows, max_visible rounded up to 128]
+  __half* half_queries;      // scratch [rows, heads, dim]
+  int score_rows;            // rows scored at a time
+  std::int32_t* selected;    // out [rows, topk]
+  std::int32_t* count;       // out [rows]
+  bool exact;                // f32 scores; otherwise tensor cores where the shape fits
 
   /// Otherwise everything visible is kept, and nobody needs queries.
   bool selects() const { return max_visible > topk; }

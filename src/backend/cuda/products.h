@@ -1,6 +1,6 @@
 // Matrix times activations, in two ways. Which one runs depends on the matrix and on the number of rows only, and
-// every output is one sum in a fixed order: a row's result does not depend on its neighbours among up to kFewRows rows. The
-// routed experts are the exception: how many warps share a sum depends on the number of (row, expert) pairs.
+// every output is one sum in a fixed order: a row's result does not depend on its neighbours among up to kFewRows rows.
+// The routed experts are the exception: how many warps share a sum depends on the number of (row, expert) pairs.
 //
 //   file_product    the weights as in the file, against f32: exact products, slow. Matrices that are not tiled.
 //   half_product    tiles against f16 on the tensor cores, f32 sums: up to kFewRows rows weights stream once through
@@ -48,24 +48,25 @@ void half_product(const Product& p, const __half* x, cudaStream_t stream);
 /// x [rows, columns] to halves, dense.
 void convert_to_half(const float* x, std::int64_t rows, std::int64_t columns, __half* to, cudaStream_t stream);
 
-/// An f32 product through two f16 ones: x is high + low / kLowScale to 22 bits. The high parts first, then the low ones:
-/// [2 * rows, columns], so that one half_product gives both terms.
+/// An f32 product through two f16 ones: x is high + low / kLowScale to 22 bits. The high parts first, then the low
+/// ones: [2 * rows, columns], so that one half_product gives both terms.
 inline constexpr float kLowScale = 2048.0F;
 void split_to_halves(const float* x, std::int64_t rows, std::int64_t columns, __half* to, cudaStream_t stream);
 
-// --- experts ----------------------------------------------------------------------------------------------------------
+// --- experts
+// ----------------------------------------------------------------------------------------------------------
 
 struct ExpertMatrices {
   Matrix gate, up, down;
   Matrix shared_gate, shared_up, shared_down;
 };
 
-/// The routed experts' outputs, still apart: row r is the sum of `used` rows of `out`, in ascending order of expert, on top
-/// of what the shared expert left. Whoever reads the sum adds them up (hyper_connection.h), or add_experts() does.
+/// The routed experts' outputs, still apart: row r is the sum of `used` rows of `out`, in ascending order of expert, on
+/// top of what the shared expert left. Whoever reads the sum adds them up (hyper_connection.h), or add_experts() does.
 struct ExpertOutputs {
-  const float* out = nullptr;            // [rows * used, d]; null: nothing is apart
-  const std::int32_t* order = nullptr;   // [rows * used]: what to sort the slots of a row by
-  const std::int32_t* place = nullptr;   // [rows * used]: row of `out` for (row, slot); null: r * used + slot
+  const float* out = nullptr;           // [rows * used, d]; null: nothing is apart
+  const std::int32_t* order = nullptr;  // [rows * used]: what to sort the slots of a row by
+  const std::int32_t* place = nullptr;  // [rows * used]: row of `out` for (row, slot); null: r * used + slot
   int used = 0;
 };
 
@@ -75,17 +76,17 @@ inline constexpr int kRowsThatChoose = 2;
 /// Up to kFewRows rows. Routed experts on `stream`, the shared one on `beside` (y).
 struct FewExperts {
   ExpertMatrices w;
-  const __half* x;               // [rows, d]
-  const std::int32_t* experts;   // [rows, used]
-  const float* weights;          // [rows, used]
+  const __half* x;              // [rows, d]
+  const std::int32_t* experts;  // [rows, used]
+  const float* weights;         // [rows, used]
   int rows;
   int used;
   float limit;
   float shared_limit;
-  __half* hidden;         // scratch [rows * used, expert_ff]
-  __half* shared_hidden;  // scratch [rows, shared_ff]
-  float* pair_out;        // out [rows * used, d]
-  float* y;               // out [rows, d]
+  __half* hidden;             // scratch [rows * used, expert_ff]
+  __half* shared_hidden;      // scratch [rows, shared_ff]
+  float* pair_out;            // out [rows * used, d]
+  float* y;                   // out [rows, d]
   const RouteChoice* choice;  // still to be made, into `experts` and `weights`; null: it is made
 };
 void few_experts(const FewExperts& e, cudaStream_t stream, cudaStream_t beside);
