@@ -66,18 +66,24 @@ inline F32 load_some(const float* p, int n) {
 }
 inline void store(float* p, F32 x) { memcpy(p, x.v, sizeof x.v); }
 inline void store_some(float* p, F32 x, int n) { memcpy(p, x.v, static_cast<size_t>(n) * 4); }
+/// Rows of bytes may begin anywhere.
+inline uint16_t half_at(const uint16_t* p, int i) {
+  uint16_t half;
+  memcpy(&half, reinterpret_cast<const char*>(p) + 2 * i, 2);
+  return half;
+}
 inline F32 load_f16(const uint16_t* p) {
-  return each([=](int i) { return half_to_float(p[i]); });
+  return each([=](int i) { return half_to_float(half_at(p, i)); });
 }
 inline F32 load_some_f16(const uint16_t* p, int n) {
-  return each([=](int i) { return i < n ? half_to_float(p[i]) : 0.0F; });
+  return each([=](int i) { return i < n ? half_to_float(half_at(p, i)) : 0.0F; });
 }
 inline float bf16_bits(uint16_t h) { return from_bits(static_cast<uint32_t>(h) << 16); }
 inline F32 load_bf16(const uint16_t* p) {
-  return each([=](int i) { return bf16_bits(p[i]); });
+  return each([=](int i) { return bf16_bits(half_at(p, i)); });
 }
 inline F32 load_some_bf16(const uint16_t* p, int n) {
-  return each([=](int i) { return i < n ? bf16_bits(p[i]) : 0.0F; });
+  return each([=](int i) { return i < n ? bf16_bits(half_at(p, i)) : 0.0F; });
 }
 
 inline F32 add(const F32& a, const F32& b) {
