@@ -146,7 +146,7 @@ std::int64_t Products::run_length(const Product& product) const {
   // together.
   constexpr std::int64_t kRunBytes = 64 << 10;
   const std::int64_t together = group(product.count, product.outputs);
-  if (product.count > 4) return together;
+  if (product.count > kFewRows) return together;
   const std::int64_t worth = kRunBytes / (bytes_of_row(*product.weight) * kTileOutputs);
   return std::max<std::int64_t>(1, (worth + together - 1) / together) * together;
 }

@@ -97,8 +97,9 @@ class Products {
                ProductScratch& scratch, TileResults& out) const;
   /// Tiles that compute() had best be given at once. With many rows they share the reading of those; with few they are
   /// as many streams from memory, which one alone leaves half idle, as long as there are tasks enough for many threads.
+  static constexpr std::int64_t kFewRows = 4;
   static int group(std::int64_t rows, std::int64_t outputs) {
-    return rows > 4 || outputs >= 2048 ? kTileGroup : outputs >= 1024 ? 2 : 1;
+    return rows > kFewRows || outputs >= 2048 ? kTileGroup : outputs >= 1024 ? 2 : 1;
   }
 
   /// All products, as one job of the pool. x.blocks must be filled where they are read.

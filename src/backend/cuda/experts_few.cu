@@ -33,7 +33,7 @@ struct Gated {
 template <typename F, int N>
 inline constexpr int kCloseBlocks = N == 1 && F::kTileBytes < 800 ? 3 : 1;
 
-/// Rows of x to shared memory: those of the pairs, or of one row.
+/// A row of x to shared memory.
 __device__ inline void stage_row(__half* to, const __half* x, std::int64_t columns) {
   for (int i = threadIdx.x; i < columns / 8; i += blockDim.x) reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(x)[i];
 }

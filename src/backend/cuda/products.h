@@ -17,7 +17,7 @@
 namespace ds4::cuda {
 
 inline constexpr int kFewRows = 16;
-inline constexpr int kDirectRows = 2;  // more rows of activations reach a product through shared memory
+inline constexpr int kDirectRows = 2;  // where all warps read the same columns, more rows come through shared memory
 
 inline constexpr int kNormRowsOfBlock = 2;  // more rows are work for a kernel
 
