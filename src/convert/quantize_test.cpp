@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <filesystem>
@@ -201,26 +202,7 @@ TEST(QuantizeImatrix, OneRowForAllExperts) {
   EXPECT_EQ(TestFolder::read(folder.path("a.gguf")), TestFolder::read(folder.path("b.gguf")));
 }
 
-/// Squared error of the elements beyond `from` times the root mean square of the tensor, and of the others.
-std::pair<double, double> size_errors(const gguf::File& a, const gguf::File& b, const char* name, double from) {
-  const auto* x = a.find_tensor(name);
-  const auto* y = b.find_tensor(name);
-  std::vector<float> left(x->elements()), right(x->elements());
-  decode_row(x->type, x->data.data(), left.data(), left.size());
-  decode_row(y->type, y->data.data(), right.data(), right.size());
-  double squares = 0;
-  for (const float value : left) squares += static_cast<double>(value) * static_cast<double>(value);
-  const double limit = from * std::sqrt(squares / static_cast<double>(left.size()));
-  std::pair<double, double> sums;
-  for (std::size_t i = 0; i < left.size(); ++i) {
-    const double off = static_cast<double>(left[i] - right[i]);
-    (std::fabs(left[i]) > limit ? sums.first : sums.second) += off * off;
-  }
-  return sums;
-}
-
-TEST(QuantizeImatrix, LargeValuesOfQ2KeepTheirSize) {
-  // Columns that matter alike: all that is left is what the size of an element does.
+TEST(QuantizeImatrix, ColumnsThatMatterAlikeChangeNothing) {
   const TestFolder folder;
   const std::vector<const char*> names = {"blk.2.ffn_gate_exps.weight", "blk.2.ffn_down_exps.weight"};
   ImatrixWriter writer = std::move(ImatrixWriter::create(folder.path("even.dat"), 2)).value();
@@ -230,16 +212,10 @@ TEST(QuantizeImatrix, LargeValuesOfQ2KeepTheirSize) {
   ConvertOptions options = quick(folder.path("even.gguf"));
   options.imatrix = folder.path("even.dat");
   ASSERT_TRUE(convert_model(options, {}).ok());
-  const gguf::File original = open_model(nano());
   const gguf::File plain = open_model(folder.path("plain.gguf"));
   const gguf::File even = open_model(options.output);
-  const auto before = size_errors(original, plain, "blk.2.ffn_down_exps.weight", 2);
-  const auto after = size_errors(original, even, "blk.2.ffn_down_exps.weight", 2);
-  EXPECT_LT(after.first, 0.9 * before.first);
-  EXPECT_GT(after.second, before.second);
-  // IQ2_XXS goes by the importance alone.
-  EXPECT_NEAR(size_errors(original, even, "blk.2.ffn_gate_exps.weight", 2).first,
-              size_errors(original, plain, "blk.2.ffn_gate_exps.weight", 2).first, 1e-9);
+  for (const char* name : names)
+    EXPECT_TRUE(std::ranges::equal(plain.find_tensor(name)->data, even.find_tensor(name)->data)) << name;
 }
 
 TEST(QuantizeImatrix, OneThatDoesNotFit) {

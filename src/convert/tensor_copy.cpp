@@ -1,7 +1,6 @@
 #include "convert/tensor_copy.h"
 
 #include <algorithm>
-#include <cmath>
 #include <span>
 
 #include "base/text.h"
@@ -20,22 +19,6 @@ std::uint64_t cost_of(DType type) {
     case DType::kIQ2_XXS: return 60;
     case DType::kMXFP4: return 4;
     default: return 1;
-  }
-}
-
-/// The weights of one row's elements: the importance of their columns. In Q2_K, where the least squared error of a
-/// block pulls its large values in, times sqrt(mean square of the block + its own square). docs/decisions/encoders.md
-/// has what it does.
-void weigh_row(DType type, std::span<const float> row, std::span<const float> importance, std::span<float> weights) {
-  std::copy(importance.begin(), importance.end(), weights.begin());
-  if (type != DType::kQ2_K) return;
-  const std::size_t block = dtype_info(type).block_elements;
-  for (std::size_t begin = 0; begin < row.size(); begin += block) {
-    const auto values = row.subspan(begin, block);
-    float mean = 0;
-    for (const float x : values) mean += x * x / static_cast<float>(block);
-    if (!(mean > 0) || !std::isfinite(mean)) continue;
-    for (std::size_t i = 0; i < block; ++i) weights[begin + i] *= std::sqrt(1.0F + values[i] * values[i] / mean);
   }
 }
 
@@ -99,16 +82,14 @@ Result<std::uint64_t> TensorCopy::run(std::uint64_t piece, gguf::Writer& writer)
   }
   std::vector<float> values(rows.count * columns);
   source.read(rows.first, rows.count, values.data());
-  std::vector<float> importance, weights;
+  std::vector<float> weights;  // of the columns
   if (entry_ != nullptr) {
-    importance.resize(columns);
     weights.resize(columns);
-    Imatrix::read(*entry_, entry_->size() == columns ? 0 : rows.matrix * columns, importance);
+    Imatrix::read(*entry_, entry_->size() == columns ? 0 : rows.matrix * columns, weights);
   }
   std::vector<std::byte> encoded(rows.count * row_size);
   for (std::uint64_t row = 0; row < rows.count; ++row) {
     const float* source_row = values.data() + row * columns;
-    if (entry_ != nullptr) weigh_row(type_, {source_row, columns}, importance, weights);
     encode_row(type_, source_row, encoded.data() + row * row_size, columns,
                entry_ == nullptr ? nullptr : weights.data());
   }

@@ -24,13 +24,13 @@ inline void quantise_group(const float* x, int have, QuantBlock* block, int grou
   const float amax = largest(top);
   const float inverse = amax > 1e-30F ? 127.0F / amax : 0.0F;
   const float scale = (inverse > 0.0F ? amax / 127.0F : 0.0F) + sum(check);
-  int32_t sums[2] = {0, 0};
+  uint32_t sums[2] = {0, 0};  // of what is not finite they say nothing, and may go round
   for (int i = 0; i < 32; i += kLanes)
-    sums[i / 16] += store_rounded(block->q + 32 * group + i, mul(load(x + i), splat(inverse)));
+    sums[i / 16] += static_cast<uint32_t>(store_rounded(block->q + 32 * group + i, mul(load(x + i), splat(inverse))));
   block->scale[group] = scale;
-  block->offset[group] = -kSignedBias * (sums[0] + sums[1]);
-  block->group_sum[2 * group] = scale * static_cast<float>(sums[0]);
-  block->group_sum[2 * group + 1] = scale * static_cast<float>(sums[1]);
+  block->offset[group] = static_cast<int32_t>(0U - static_cast<uint32_t>(kSignedBias) * (sums[0] + sums[1]));
+  block->group_sum[2 * group] = scale * static_cast<float>(static_cast<int32_t>(sums[0]));
+  block->group_sum[2 * group + 1] = scale * static_cast<float>(static_cast<int32_t>(sums[1]));
 }
 
 void quantise(const float* x, int64_t count, QuantBlock* blocks, int64_t stride) {
