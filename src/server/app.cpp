@@ -223,10 +223,11 @@ Status App::open_disk() {
 }
 
 HttpReply App::refuse(const HttpRequest& request, const ErrorInfo& error) const {
-  HttpReply reply{http_status(error.kind), "application/json", error_body(dialect_of(request.path), error),
+  const Dialect dialect = dialect_of(request.path);
+  HttpReply reply{http_status(dialect, error.kind), "application/json", error_body(dialect, error),
                   gate_.cors(request)};
   if (reply.status == 401) reply.headers.emplace_back("WWW-Authenticate", "Bearer");
-  if (reply.status == 503) reply.headers.emplace_back("Retry-After", "5");
+  if (error.kind == ApiError::kUnavailable) reply.headers.emplace_back("Retry-After", "5");
   return reply;
 }
 

@@ -199,6 +199,7 @@ std::string_view reason_phrase(int status) {
     case 500: return "Internal Server Error";
     case 503: return "Service Unavailable";
     case 505: return "HTTP Version Not Supported";
+    case 529: return "Overloaded";
     default: return "Status";
   }
 }

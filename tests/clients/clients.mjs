@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import OpenAI from 'openai';
 import Anthropic from '@anthropic-ai/sdk';
+import { run } from './checks.mjs';
 
 const base = process.argv[2];
 const openai = new OpenAI({ baseURL: `${base}/v1`, apiKey: 'local-key', maxRetries: 0 });
@@ -111,14 +112,4 @@ const checks = {
   },
 };
 
-let failed = 0;
-for (const [name, check] of Object.entries(checks)) {
-  try {
-    await check();
-    console.log(`clients: ${name}: ok`);
-  } catch (error) {
-    failed += 1;
-    console.log(`clients: ${name}: FAILED\n${error.stack}`);
-  }
-}
-process.exit(failed > 0 ? 1 : 0);
+await run(checks);

@@ -513,9 +513,11 @@ TEST(ScriptedServer, SigtermFinishesWhatRuns) {
   kill(server->pid(), SIGTERM);
   EXPECT_TRUE(idle.at_end());
   EXPECT_EQ(ask(server->port(), http_get("/health")).status, 503);
-  const Reply refused = server.post("/v1/chat/completions", chat("x"));
-  EXPECT_EQ(refused.status, 503);
-  EXPECT_NE(refused.head.find("Retry-After"), std::string::npos);
+  for (const auto& [path, status] : {std::pair("/v1/chat/completions", 503), std::pair("/v1/messages", 529)}) {
+    const Reply refused = server.post(path, chat("x"));
+    EXPECT_EQ(refused.status, status);
+    EXPECT_NE(refused.head.find("Retry-After"), std::string::npos);
+  }
   const std::string rest = running.read_until("[DONE]");
   EXPECT_NE(rest.find("[DONE]"), std::string::npos);
   EXPECT_EQ(server->wait(), 0) << server->log();

@@ -16,7 +16,7 @@ std::string sse(std::string_view name, const Json& data) {
   return name.empty() ? cat("data: ", dump(data), "\n\n") : cat("event: ", name, "\ndata: ", dump(data), "\n\n");
 }
 
-int http_status(ApiError kind) {
+int http_status(Dialect dialect, ApiError kind) {
   switch (kind) {
     case ApiError::kInvalid:
     case ApiError::kContext: return 400;
@@ -25,7 +25,7 @@ int http_status(ApiError kind) {
     case ApiError::kNotFound: return 404;
     case ApiError::kTooLarge: return 413;
     case ApiError::kQueueFull: return 429;
-    case ApiError::kUnavailable: return 503;
+    case ApiError::kUnavailable: return dialect == Dialect::kMessages ? 529 : 503;
     case ApiError::kServer: return 500;
   }
   return 500;

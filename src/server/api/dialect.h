@@ -44,7 +44,8 @@ struct ErrorInfo {
   std::int64_t context = 0;        // kContext
 };
 
-int http_status(ApiError kind);
+/// Anthropic has a status of its own, 529, for what the others call 503.
+int http_status(Dialect dialect, ApiError kind);
 /// The body of an error answer in the words of OpenAI's or Anthropic's API.
 std::string error_body(Dialect dialect, const ErrorInfo& error);
 ErrorInfo error_of(const AnswerEvent& end);
