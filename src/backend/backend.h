@@ -10,6 +10,7 @@
 // prefill are the same ops: a decode step is a segment of one row.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -179,6 +180,16 @@ struct LogitsArgs {      // §2.10
   Tensor logits;         // out [logit rows, vocab]
 };
 
+/// The largest of a row of logits: the larger first, ties to the lower token.
+struct TopLogits {
+  static constexpr int kMost = 64;
+  int count = 0;  // min(kMost, vocab); 0: the row has a value that is not finite
+  std::array<std::int32_t, kMost> tokens{};
+  std::array<float, kMost> logits{};
+};
+/// Of a row on the host.
+TopLogits top_logits_of(std::span<const float> row);
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -192,6 +203,9 @@ class Backend {
 
   /// Whether experts() can fill ExpertsArgs::inner.
   virtual bool shows_inner() const { return false; }
+
+  /// Whether top_logits() costs less than bringing the logits to the host.
+  virtual bool ranks() const { return false; }
 
   // --- memory; planned before anything is allocated
   /// What the device still has for everything counted below; nullopt: the host's memory, which others know better.
@@ -240,6 +254,8 @@ class Backend {
   virtual void experts(const ExpertsArgs& args) = 0;
   virtual void hc_head(const HcHeadArgs& args) = 0;
   virtual void logits(const LogitsArgs& args) = 0;
+  /// After logits(), whose output `logits` is; one element of `top` a row. Waits, as download() does.
+  virtual Status top_logits(const Tensor& logits, std::span<TopLogits> top);
   virtual Status wait() = 0;
   /// The fault that the device has had, as far as anybody has noticed; never waits. A device with a fault computes
   /// nothing any more: its backend can only be destroyed and made anew.

@@ -78,6 +78,7 @@ Bench::Bench(Model& model, std::vector<ProfilingBackend*> profilers, const Optio
       stop_token_(stop_token),
       threads_(threads),
       logits_(static_cast<std::size_t>(options.sequences) * static_cast<std::size_t>(model.shape().dims.vocab)),
+      top_(model.ranks() ? static_cast<std::size_t>(options.sequences) : 0),
       answers_(static_cast<std::size_t>(options.sequences), -1) {}
 
 std::int32_t Bench::token(std::size_t sequence, std::int64_t position) const {
@@ -110,6 +111,7 @@ Status Bench::prefill(Sequence& sequence, std::int64_t to) {
 
 /// The most likely token of the last step, but not the one that would end an answer.
 std::int32_t Bench::answer(std::size_t sequence) const {
+  if (!top_.empty()) return top_[sequence].tokens[top_[sequence].tokens[0] == stop_token_ ? 1 : 0];
   const auto vocab = static_cast<std::size_t>(model_.shape().dims.vocab);
   const auto row = std::span(logits_).subspan(sequence * vocab, vocab);
   std::size_t best = stop_token_ == 0 ? 1 : 0;
@@ -125,7 +127,9 @@ Status Bench::step(std::vector<Sequence>& sequences) {
     const bool fed_back = options_.greedy && answers_[s] >= 0;
     rows.push_back({&sequences[s], fed_back ? answers_[s] : token(s, position), position, true});
   }
-  DS4_RETURN_IF_ERROR(model_.forward(rows, logits_));
+  ForwardOptions forward;
+  forward.top = top_;
+  DS4_RETURN_IF_ERROR(model_.forward(rows, top_.empty() ? std::span(logits_) : std::span<float>(), forward));
   for (std::size_t s = 0; options_.greedy && s < sequences.size(); ++s) answers_[s] = answer(s);
   return {};
 }

@@ -80,6 +80,7 @@ class Bench {
   int threads_;
   std::vector<Sequence> base_;  // at the last frontier
   std::vector<float> logits_;   // [sequences][vocab], of the last step
+  std::vector<TopLogits> top_;  // [sequences], in their place where the model ranks()
   std::vector<std::int32_t> answers_;
 };
 

@@ -8,10 +8,11 @@ namespace ds4::bench {
 
 std::string_view op_name(Op op) {
   constexpr std::array<std::string_view, static_cast<std::size_t>(Op::kCount)> kNames = {
-      "begin",        "embed",          "hc_pre",     "rms_norm",    "query_heads", "window_kv",     "compress.4",
-      "compress.128", "compress.index", "index_topk", "attention.0", "attention.4", "attention.128", "attention_output",
-      "hc_post",      "route",          "experts",    "hc_head",     "logits",      "download",      "receive",
-      "wait"};
+      "begin",       "embed",       "hc_pre",        "rms_norm",         "query_heads",
+      "window_kv",   "compress.4",  "compress.128",  "compress.index",   "index_topk",
+      "attention.0", "attention.4", "attention.128", "attention_output", "hc_post",
+      "route",       "experts",     "hc_head",       "logits",           "top_logits",
+      "download",    "receive",     "wait"};
   return kNames[static_cast<std::size_t>(op)];
 }
 
@@ -79,6 +80,13 @@ Status ProfilingBackend::receive(void* to, Backend& from, const void* data, std:
 Status ProfilingBackend::download(void* host, const void* device, std::size_t bytes) {
   Status status;
   measure(Op::kDownload, [&] { status = inner_->download(host, device, bytes); });
+  if (!fault_.ok()) return std::exchange(fault_, Status());
+  return status;
+}
+
+Status ProfilingBackend::top_logits(const Tensor& logits, std::span<TopLogits> top) {
+  Status status;
+  measure(Op::kTopLogits, [&] { status = inner_->top_logits(logits, top); });
   if (!fault_.ok()) return std::exchange(fault_, Status());
   return status;
 }

@@ -38,6 +38,7 @@ enum class Op {
   kExperts,
   kHcHead,
   kLogits,
+  kTopLogits,
   kDownload,
   kReceive,
   kWait,
@@ -67,6 +68,7 @@ class ProfilingBackend final : public Backend {
 
   std::string name() const override { return inner_->name(); }
   int good_rows() const override { return inner_->good_rows(); }
+  bool ranks() const override { return inner_->ranks(); }
   std::optional<std::uint64_t> available_memory() const override { return inner_->available_memory(); }
   std::uint64_t weight_bytes(const HostWeight& weight) const override { return inner_->weight_bytes(weight); }
   std::uint64_t scratch_bytes(const BackendConfig& config) const override { return inner_->scratch_bytes(config); }
@@ -75,6 +77,7 @@ class ProfilingBackend final : public Backend {
   Result<Buffer> allocate(std::size_t bytes) override { return inner_->allocate(bytes); }
   void upload(void* device, const void* host, std::size_t bytes) override { inner_->upload(device, host, bytes); }
   Status download(void* host, const void* device, std::size_t bytes) override;
+  Status top_logits(const Tensor& logits, std::span<TopLogits> top) override;
   Status receive(void* to, Backend& from, const void* data, std::size_t bytes) override;
 
   Result<std::int32_t> new_page() override { return inner_->new_page(); }

@@ -22,6 +22,7 @@ struct FakeOptions {
   int max_tracks = 4;
   std::int64_t slack = kRewindSlack;
   std::int64_t block = kBlockTokens;  // tokens of a piece
+  bool draws = false;
 };
 
 class FakeTokenModel final : public TokenModel {
@@ -33,6 +34,7 @@ class FakeTokenModel final : public TokenModel {
   std::int64_t context() const override { return options_.context; }
   int max_rows() const override { return options_.max_rows; }
   int max_logit_rows() const override { return options_.max_logit_rows; }
+  bool draws() const override { return options_.draws; }
 
   Result<std::unique_ptr<Track>> new_track() override { return make({}, 0); }
 
@@ -58,7 +60,8 @@ class FakeTokenModel final : public TokenModel {
     for (const TrackStep& step : steps) {
       DS4_CHECK(!step.tokens.empty());
       rows += step.tokens.size();
-      logit_rows += step.logits.size() / vocab_size;
+      DS4_CHECK(step.next == nullptr || (draws() && step.logits.empty()));
+      logit_rows += step.next != nullptr ? 1 : step.logits.size() / vocab_size;
     }
     DS4_CHECK(rows <= static_cast<std::size_t>(max_rows()) && logit_rows <= static_cast<std::size_t>(max_logit_rows()));
     for (int layer = 1; layer <= layers(); ++layer) {
@@ -74,7 +77,16 @@ class FakeTokenModel final : public TokenModel {
       if (std::optional<Error> error = on_forward(steps)) return std::move(*error);
     }
     if (!fault.ok()) return fault;
-    for (const TrackStep& step : steps) append(static_cast<FakeTrack&>(*step.track), step.tokens, step.logits);
+    for (const TrackStep& step : steps) {
+      auto& track = static_cast<FakeTrack&>(*step.track);
+      append(track, step.tokens, step.logits);
+      if (step.next == nullptr) continue;
+      *step.next = {logits_of(track.tokens)};
+      const TopLogits top = top_logits_of(step.next->all);
+      if (!settles(top, vocab(), *step.sampling)) continue;
+      *step.next = {{}, top};
+      ++drawn_from_top;
+    }
     return {};
   }
 
@@ -106,7 +118,8 @@ class FakeTokenModel final : public TokenModel {
   bool cured = true;  // by a rebuild
   int rebuilds = 0;
   std::int64_t computed = 0;  // tokens, in all
-  int tracks = 0;             // alive
+  std::int64_t drawn_from_top = 0;
+  int tracks = 0;  // alive
   int restored = 0;
 
  private:

@@ -55,18 +55,34 @@ class Descending {
   double total_ = 0;
 };
 
-/// Weights of all tokens, or, where the total does not matter, of those that min-p can leave.
+/// What lies below, as log of the weight, has none. exp(-745) is the smallest double. Where the total does not matter,
+/// what min-p drops has none either; the slack keeps the exact test for the walk.
+double lowest_weight(const Sampling& sampling) {
+  return sampling.top_p >= 1.0 && sampling.min_p > 0 ? std::log(sampling.min_p) - 1e-6 : -745.0;
+}
+
+double log_weight(double logit, double top, const Sampling& sampling) {
+  return logit == top ? 0.0 : (logit - top) / sampling.temperature;  // also for infinite logits
+}
+
 std::vector<Candidate> weigh(std::span<const float> logits, const Sampling& sampling) {
   const double top = usable(logits[static_cast<std::size_t>(argmax(logits))]);
   if (top == -std::numeric_limits<double>::infinity()) return {};
-  const bool total_matters = sampling.top_p < 1.0;
-  // exp(-745) is the smallest double: what lies below has no weight. The slack keeps the exact test for the walk.
-  const double lowest = !total_matters && sampling.min_p > 0 ? std::log(sampling.min_p) - 1e-6 : -745.0;
+  const double lowest = lowest_weight(sampling);
   std::vector<Candidate> candidates;
   for (std::size_t i = 0; i < logits.size(); ++i) {
-    const double logit = usable(logits[i]);
-    const double scaled = logit == top ? 0.0 : (logit - top) / sampling.temperature;  // also for infinite logits
+    const double scaled = log_weight(usable(logits[i]), top, sampling);
     if (scaled >= lowest) candidates.push_back({std::exp(scaled), static_cast<TokenId>(i)});
+  }
+  return candidates;
+}
+
+std::vector<Candidate> weigh(const TopLogits& top, const Sampling& sampling) {
+  const double lowest = lowest_weight(sampling);
+  std::vector<Candidate> candidates;
+  for (std::size_t i = 0; i < static_cast<std::size_t>(top.count); ++i) {
+    const double scaled = log_weight(top.logits[i], top.logits[0], sampling);
+    if (scaled >= lowest) candidates.push_back({std::exp(scaled), top.tokens[i]});
   }
   return candidates;
 }
@@ -92,6 +108,17 @@ Kept keep(Descending& order, const Sampling& sampling) {
     ++kept.count;
   }
   return kept;
+}
+
+TokenId draw(Descending& order, const Sampling& sampling, std::int64_t position) {
+  const Kept kept = keep(order, sampling);
+  const double target = uniform(sampling.seed, static_cast<std::uint64_t>(position)) * kept.mass;
+  double passed = 0;
+  for (std::size_t i = 0; i < kept.count; ++i) {
+    passed += order[i].weight;
+    if (passed > target) return order[i].token;
+  }
+  return order[kept.count - 1].token;  // the sums differ in the last bit
 }
 
 }  // namespace
@@ -150,14 +177,28 @@ TokenId sample(std::span<const float> logits, const Sampling& sampling, std::int
   if (sampling.temperature <= 0) return argmax(logits);
   Descending order(weigh(logits, sampling));
   if (order.size() == 0) return argmax(logits);  // nothing but NaN and minus infinity: the lowest id
-  const Kept kept = keep(order, sampling);
-  const double target = uniform(sampling.seed, static_cast<std::uint64_t>(position)) * kept.mass;
-  double passed = 0;
-  for (std::size_t i = 0; i < kept.count; ++i) {
-    passed += order[i].weight;
-    if (passed > target) return order[i].token;
-  }
-  return order[kept.count - 1].token;  // the sums differ in the last bit
+  return draw(order, sampling, position);
+}
+
+bool may_settle(const Sampling& sampling) {
+  return sampling.temperature <= 0 || (sampling.top_k > 0 && sampling.top_k <= TopLogits::kMost) ||
+         (sampling.top_p >= 1.0 && sampling.min_p > 0);
+}
+
+bool settles(const TopLogits& top, int vocab, const Sampling& sampling) {
+  if (top.count == 0) return false;
+  if (sampling.temperature <= 0 || top.count == vocab) return true;
+  if (sampling.top_k > 0 && sampling.top_k <= top.count) return true;
+  // Every token that is not here has at most the weight of the last one.
+  const double last = top.logits[static_cast<std::size_t>(top.count) - 1];
+  return sampling.top_p >= 1.0 && log_weight(last, top.logits[0], sampling) < lowest_weight(sampling);
+}
+
+TokenId sample(const TopLogits& top, const Sampling& sampling, std::int64_t position) {
+  DS4_CHECK(top.count > 0);
+  if (sampling.temperature <= 0) return top.tokens[0];
+  Descending order(weigh(top, sampling));
+  return draw(order, sampling, position);
 }
 
 double log_sum_exp(std::span<const float> logits) {

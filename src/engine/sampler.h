@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "backend/backend.h"
 #include "base/result.h"
 #include "tokenizer/tokenizer.h"
 
@@ -46,6 +47,13 @@ TokenId argmax(std::span<const float> logits);
 
 /// The token at `position` of a timeline. The only randomness is uniform(seed, position).
 TokenId sample(std::span<const float> logits, const Sampling& sampling, std::int64_t position);
+
+/// Whether the largest logits of a row may be enough for such a draw; whether these are, of a row of `vocab`: greedy
+/// always, other draws when no token beyond them could be drawn or counts.
+bool may_settle(const Sampling& sampling);
+bool settles(const TopLogits& top, int vocab, const Sampling& sampling);
+/// For a draw that they settle: the token that sample() gives of the whole row.
+TokenId sample(const TopLogits& top, const Sampling& sampling, std::int64_t position);
 
 struct TokenLogprob {
   TokenId token = 0;

@@ -175,6 +175,62 @@ TEST(Sampler, OptionsOutOfRangeAreRefusedByName) {
   EXPECT_NE(message({1, 0, 1, kNan, 0}).find("min-p"), std::string::npos);
 }
 
+TEST(TopLogits, AreTheLargestAndTellOfWhatIsNotFinite) {
+  std::vector<float> logits(1000);
+  for (std::size_t i = 0; i < logits.size(); ++i)
+    logits[i] = static_cast<float>(std::floor(40 * uniform(3, i))) - 20;  // many ties
+  std::vector<TokenId> order(logits.size());
+  std::iota(order.begin(), order.end(), 0);
+  const auto at = [&](TokenId t) { return logits[static_cast<std::size_t>(t)]; };
+  std::ranges::stable_sort(order, [&](TokenId a, TokenId b) { return at(a) > at(b); });
+  const TopLogits top = top_logits_of(logits);
+  ASSERT_EQ(top.count, TopLogits::kMost);
+  for (std::size_t i = 0; i < static_cast<std::size_t>(top.count); ++i) {
+    EXPECT_EQ(top.tokens[i], order[i]) << i;
+    EXPECT_EQ(top.logits[i], at(order[i])) << i;
+  }
+  EXPECT_EQ(top_logits_of(std::span(logits).first(10)).count, 10);
+  for (const float bad : {kNan, -kNan, kInf, -kInf}) {
+    std::vector<float> spoilt = logits;
+    spoilt[777] = bad;
+    EXPECT_EQ(top_logits_of(spoilt).count, 0) << bad;
+  }
+}
+
+TEST(TopLogits, ADrawThatTheySettleIsTheDrawFromAll) {
+  const auto sampling = [](double temperature, std::int64_t top_k, double top_p, double min_p) {
+    return Sampling{.temperature = temperature, .top_k = top_k, .top_p = top_p, .min_p = min_p, .seed = 11};
+  };
+  const std::vector<Sampling> samplings = {
+      sampling(0, 0, 1, 0.05),   sampling(1, 0, 1, 0.05),   sampling(0.3, 0, 1, 0.05), sampling(1, 40, 1, 0),
+      sampling(1, 64, 0.9, 0),   sampling(2, 64, 0.5, 0.1), sampling(1, 65, 1, 0),     sampling(1, 0, 0.9, 0.05),
+      sampling(0.6, 0, 0.95, 0), sampling(1, 0, 1, 0),      sampling(1.5, 0, 1, 0.1)};
+  std::vector<int> settled(samplings.size());
+  for (std::uint64_t row = 0; row < 60; ++row) {
+    std::vector<float> logits(row % 3 == 0 ? 50 : 700);
+    const double spread = 4.0 + static_cast<double>(row);  // from flat rows to steep ones
+    for (std::size_t i = 0; i < logits.size(); ++i) logits[i] = static_cast<float>(spread * (uniform(row, i) - 0.5));
+    const TopLogits top = top_logits_of(logits);
+    for (std::size_t s = 0; s < samplings.size(); ++s) {
+      if (!settles(top, static_cast<int>(logits.size()), samplings[s])) continue;
+      if (logits.size() > 64) {
+        ++settled[s];
+        EXPECT_TRUE(may_settle(samplings[s]));
+      }
+      for (int at = 0; at < 50; ++at)
+        EXPECT_EQ(sample(top, samplings[s], at), sample(logits, samplings[s], at)) << row << " " << s;
+    }
+  }
+  // Greedy and up to 64 kept ones always; min-p where the row is steep enough; a share of the whole mass never.
+  EXPECT_EQ(settled[0], 40);
+  for (const std::size_t s : {std::size_t{1}, std::size_t{2}, std::size_t{10}}) {
+    EXPECT_GT(settled[s], 0) << s;
+    EXPECT_LT(settled[s], 40) << s;
+  }
+  for (const std::size_t s : {3, 4, 5}) EXPECT_EQ(settled[s], 40) << s;
+  for (const std::size_t s : {6, 7, 8, 9}) EXPECT_EQ(settled[s], 0) << s;
+}
+
 TEST(Logprobs, AreLogsOfTheSoftmax) {
   const std::vector<float> logits = {std::log(.2f), std::log(.4f), std::log(.1f), std::log(.3f)};
   const auto top = top_logprobs(logits, 3);

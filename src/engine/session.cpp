@@ -40,7 +40,7 @@ Result<Session> Session::create(TokenModel& model, const Tokenizer* tokenizer, i
 
 std::span<const float> Session::logits() const {
   DS4_CHECK(has_logits());
-  return logits_;
+  return logits_.all;
 }
 
 std::vector<std::int64_t> Session::snapshots() const {
@@ -110,7 +110,7 @@ Result<SyncReport> Session::start(std::span<const TokenId> tokens, std::int64_t 
 void Session::adopt(Timeline history, std::unique_ptr<Track> track) {
   timeline_ = std::move(history);
   live_ = std::move(track);
-  logits_.clear();
+  logits_ = {};
 }
 
 Result<SyncReport> Session::advance(std::span<const TokenId> target, std::int64_t turn_start,
@@ -118,7 +118,6 @@ Result<SyncReport> Session::advance(std::span<const TokenId> target, std::int64_
   if (is_set(options.cancel)) return cancelled();
   DS4_ASSIGN_OR_RETURN(const SyncReport report, start(target, turn_start, sampled));
   const std::int64_t todo = pending();
-  std::vector<float> logits;
   while (pending() > 0) {
     if (is_set(options.cancel)) return cancelled();
     const std::int64_t done = todo - pending();
@@ -129,8 +128,9 @@ Result<SyncReport> Session::advance(std::span<const TokenId> target, std::int64_
       options.progress(done, todo);
       step.progress = [&](int layers_done) { options.progress(done + rows * layers_done / model_->layers(), todo); };
     }
-    logits.assign(wants_logits(rows) ? static_cast<std::size_t>(model_->vocab()) : 0, 0.0f);
-    DS4_RETURN_IF_ERROR(forward(chunk, logits, step));
+    NextLogits logits;
+    if (wants_logits(rows)) logits.all.resize(static_cast<std::size_t>(model_->vocab()));
+    DS4_RETURN_IF_ERROR(forward({live_.get(), chunk, logits.all}, step));
     computed(rows, std::move(logits));
   }
   if (options.progress && todo > 0) options.progress(todo, todo);
@@ -139,7 +139,7 @@ Result<SyncReport> Session::advance(std::span<const TokenId> target, std::int64_
 
 /// To the longest beginning of `wanted` that needs no computing: here, or at a point of the store.
 Result<SyncStart> Session::go_back(std::span<const TokenId> wanted) {
-  logits_.clear();
+  logits_ = {};
   const std::int64_t length = timeline_.size();
   const std::int64_t here = live_ == nullptr ? 0 : reachable(*live_, common_prefix(wanted, timeline_.tokens()));
   if (store_->reach(wanted) > here) {
@@ -166,7 +166,7 @@ std::span<const TokenId> Session::next(std::int64_t rows) const {
   return std::span(target_).subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(end - at));
 }
 
-void Session::computed(std::int64_t rows, std::vector<float> logits) {
+void Session::computed(std::int64_t rows, NextLogits logits) {
   for (const std::int64_t end = timeline_.size() + rows; timeline_.size() < end;) {
     const auto at = static_cast<std::size_t>(timeline_.size());
     timeline_.append(target_[at], target_sampled_[at]);
@@ -194,12 +194,11 @@ void Session::retire() {
   store_->put(timeline_, std::move(live_), true);
   live_.reset();
   timeline_ = {};
-  logits_.clear();
+  logits_ = {};
   target_.clear();
 }
 
-Status Session::forward(std::span<const TokenId> tokens, std::span<float> logits, const StepOptions& options) {
-  const TrackStep step{live_.get(), tokens, logits};
+Status Session::forward(TrackStep step, const StepOptions& options) {
   Status status = model_->forward(std::span(&step, 1), options);
   // Points hold pages that nobody has asked for; the live conversation goes first.
   while (!status.ok() && status.error().code == ErrorCode::kOutOfMemory && store_->evict()) {
@@ -208,13 +207,31 @@ Status Session::forward(std::span<const TokenId> tokens, std::span<float> logits
   return status;
 }
 
-Status Session::append(TokenId sampled, const std::atomic<bool>* cancel) {
+bool Session::can_sample(const Sampling& sampling) const {
+  return has_logits() || settles(logits_.top, model_->vocab(), sampling);
+}
+
+TokenId Session::sample_next(const Sampling& sampling) const {
+  DS4_CHECK(can_sample(sampling));
+  if (has_logits()) return sample(logits(), sampling, timeline_.size());
+  return sample(logits_.top, sampling, timeline_.size());
+}
+
+Status Session::append(TokenId sampled, const std::atomic<bool>* cancel, const Sampling* next) {
   if (target_.size() != static_cast<std::size_t>(timeline_.size())) {
     return Error{ErrorCode::kUsage, "nothing to continue: no prompt has been computed"};
   }
   DS4_RETURN_IF_ERROR(feed(sampled));
-  std::vector<float> logits(static_cast<std::size_t>(model_->vocab()));
-  if (Status status = forward(next(1), logits, StepOptions{cancel, {}}); !status.ok()) {
+  NextLogits logits;
+  TrackStep step{live_.get(), this->next(1)};
+  if (next != nullptr && model_->draws() && may_settle(*next)) {
+    step.sampling = next;
+    step.next = &logits;
+  } else {
+    logits.all.resize(static_cast<std::size_t>(model_->vocab()));
+    step.logits = logits.all;
+  }
+  if (Status status = forward(step, StepOptions{cancel, {}}); !status.ok()) {
     target_.pop_back();  // the logits before it still hold
     target_sampled_.pop_back();
     return status;
@@ -225,7 +242,10 @@ Status Session::append(TokenId sampled, const std::atomic<bool>* cancel) {
 
 Result<GenerateReport> Session::generate(const GenerateOptions& options) {
   DS4_RETURN_IF_ERROR(check_sampling(options.sampling));
-  if (!has_logits()) return Error{ErrorCode::kUsage, "nothing to continue: no prompt has been computed"};
+  if (!can_sample(options.sampling)) {
+    return Error{ErrorCode::kUsage, logits_.none() ? "nothing to continue: no prompt has been computed"
+                                                   : "to continue with another sampling, sync() first"};
+  }
   GenerateReport report;
   const auto stop = [&](StopReason reason) {
     report.stop = reason;
@@ -241,7 +261,7 @@ Result<GenerateReport> Session::generate(const GenerateOptions& options) {
     }
     ++report.tokens;
     const bool go_on = !options.on_token || options.on_token(token);
-    if (const Status status = append(token, options.cancel); !status.ok()) {
+    if (const Status status = append(token, options.cancel, &options.sampling); !status.ok()) {
       if (status.error().code == ErrorCode::kCancelled) return stop(StopReason::kCancelled);
       return status.error();
     }
@@ -265,7 +285,7 @@ Status Session::evaluate(std::span<const TokenId> tokens, const RowCallback& on_
     const auto count = static_cast<std::size_t>(std::min(rows, total - at));
     const auto chunk = tokens.subspan(static_cast<std::size_t>(at), count);
     const std::span<float> chunk_logits(logits.data(), count * vocab);
-    DS4_RETURN_IF_ERROR(forward(chunk, chunk_logits, StepOptions{options.cancel, {}}));
+    DS4_RETURN_IF_ERROR(forward({live_.get(), chunk, chunk_logits}, StepOptions{options.cancel, {}}));
     for (std::size_t i = 0; i < count; ++i) {
       timeline_.append(chunk[i], false);
       on_row(at + static_cast<std::int64_t>(i), chunk_logits.subspan(i * vocab, vocab));
@@ -273,7 +293,7 @@ Status Session::evaluate(std::span<const TokenId> tokens, const RowCallback& on_
     if (options.progress) options.progress(timeline_.size(), total);
     if (timeline_.size() == total) {
       const auto last = chunk_logits.last(vocab);
-      logits_.assign(last.begin(), last.end());
+      logits_ = {{last.begin(), last.end()}};
     }
   }
   return {};

@@ -7,10 +7,10 @@
 //
 //   start(tokens) ; while pending(): computed(next rows, logits) ; feed(token) ; ...
 //
-// Invariants: the live track holds exactly the tokens of timeline(); logits(), when there are any, are those after its
-// last token. An error or a cancel leaves a shorter timeline that is still all of this, and the next sync() picks up
-// there. Resume points go to a StateStore: its own, or one that it shares.
-// One thread at a time; only the cancel flags may be set from another. Must not outlive its model, tokenizer and store.
+// Invariants: the live track holds exactly the tokens of timeline(); the logits, when there are any, are those after
+// its last token. An error or a cancel leaves a shorter timeline that is still all of this, and the next sync() picks
+// up there. Resume points go to a StateStore: its own, or one that it shares. One thread at a time; only the cancel
+// flags may be set from another. Must not outlive its model, tokenizer and store.
 #pragma once
 
 #include <atomic>
@@ -85,9 +85,11 @@ class Session {
   /// Samples and appends until something stops it. Needs the logits of a sync(). A cancel is a stop, not an error.
   Result<GenerateReport> generate(const GenerateOptions& options);
 
-  /// The pieces of generate(), for callers with a policy of their own.
-  TokenId sample_next(const Sampling& sampling) const { return sample(logits(), sampling, timeline_.size()); }
-  Status append(TokenId sampled, const std::atomic<bool>* cancel = nullptr);
+  /// The pieces of generate(), for callers with a policy of their own. sample_next() where can_sample(). With `next`,
+  /// append() need not bring more logits than such a draw, or a greedy one, needs.
+  bool can_sample(const Sampling& sampling) const;
+  TokenId sample_next(const Sampling& sampling) const;
+  Status append(TokenId sampled, const std::atomic<bool>* cancel = nullptr, const Sampling* next = nullptr);
 
   /// The pieces of sync(). start() goes back to where `tokens` and what is known part; the rest is pending.
   /// `sampled` says of the first tokens whether the model had sampled them; `turn_start` is worth a resume point. See
@@ -105,7 +107,7 @@ class Session {
   bool wants_logits(std::int64_t rows) const { return rows == pending(); }
   Track& track() { return *live_; }
   /// The next `rows` tokens are on the track. `logits` as wants_logits() says.
-  void computed(std::int64_t rows, std::vector<float> logits);
+  void computed(std::int64_t rows, NextLogits logits);
   /// Leaves the live track in the store as the end of an answer. The session is over.
   void retire();
 
@@ -114,7 +116,8 @@ class Session {
   Status evaluate(std::span<const TokenId> tokens, const RowCallback& on_row, const SyncOptions& options = {});
 
   const Timeline& timeline() const { return timeline_; }
-  bool has_logits() const { return !logits_.empty(); }
+  /// All of them: not after a step that brought only the largest.
+  bool has_logits() const { return !logits_.all.empty(); }
   /// After the last token; only when has_logits().
   std::span<const float> logits() const;
   /// Lengths of the resume points of this timeline, ascending.
@@ -125,7 +128,7 @@ class Session {
   Result<SyncReport> advance(std::span<const TokenId> target, std::int64_t turn_start, const std::vector<bool>& sampled,
                              const SyncOptions& options);
   Result<SyncStart> go_back(std::span<const TokenId> wanted);
-  Status forward(std::span<const TokenId> tokens, std::span<float> logits, const StepOptions& options);
+  Status forward(TrackStep step, const StepOptions& options);
 
   TokenModel* model_;
   const Tokenizer* tokenizer_ = nullptr;
@@ -133,7 +136,7 @@ class Session {
   StateStore* store_;
   std::unique_ptr<Track> live_;
   Timeline timeline_;
-  std::vector<float> logits_;  // [vocab], or empty
+  NextLogits logits_;  // after the last token, or none
 
   std::vector<TokenId> target_;       // timeline() and what is pending
   std::vector<bool> target_sampled_;  // [target_]

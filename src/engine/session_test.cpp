@@ -232,6 +232,34 @@ TEST(Session, GenerateSamplesFromTheModelAndMarksWhatItSampled) {
   for (std::int64_t i = 0; i < 50; ++i) EXPECT_EQ(session.timeline().sampled(i), i >= 10);
 }
 
+TEST(Session, GenerateTakesTheLargestLogitsWhereTheySettleTheDraw) {
+  FakeTokenModel model({.vocab = 500, .draws = true});
+  Session session = make_session(model);
+  sync(session, ids(10));
+  GenerateOptions options;
+  options.sampling = {.temperature = 0.1, .seed = 5};
+  options.max_tokens = 40;
+  Ids all = ids(10);
+  options.on_token = [&](TokenId token) {
+    EXPECT_EQ(token, sample(model.logits_of(all), options.sampling, std::ssize(all)));
+    all.push_back(token);
+    return true;
+  };
+  ASSERT_TRUE(session.generate(options).ok());
+  EXPECT_EQ(model.drawn_from_top, 40);
+  EXPECT_FALSE(session.has_logits());
+  ASSERT_TRUE(session.generate(options).ok());  // and on, in the same way
+  EXPECT_EQ(model.drawn_from_top, 80);
+
+  options.sampling.temperature = 1;
+  EXPECT_EQ(session.generate(options).error().code, ErrorCode::kUsage) << "so many tokens were not brought";
+  const Ids known = all;
+  EXPECT_EQ(sync(session, known).computed, 1);
+  expect_state(model, session, known);
+  ASSERT_TRUE(session.generate(options).ok());
+  EXPECT_EQ(model.drawn_from_top, 80) << "flat rows need all logits";
+}
+
 TEST(Session, EveryWayToStop) {
   FakeTokenModel model;
   Session session = make_session(model);

@@ -37,12 +37,14 @@ class DeepSeekTokens final : public TokenModel {
         vocab_(model.shape().dims.vocab),
         layers_(static_cast<int>(model.shape().layers.size())),
         options_(model.options()),
-        sizes_{model.block_bytes(), model.point_bytes()} {}
+        sizes_{model.block_bytes(), model.point_bytes()},
+        draws_(model.ranks()) {}
   int vocab() const override { return vocab_; }
   int layers() const override { return layers_; }
   std::int64_t context() const override { return options_.context; }
   int max_rows() const override { return options_.max_rows; }
   int max_logit_rows() const override { return options_.max_logit_rows; }
+  bool draws() const override { return draws_; }
 
   Result<std::unique_ptr<Track>> new_track() override {
     DS4_ASSIGN_OR_RETURN(Sequence sequence, model_->new_sequence());
@@ -56,27 +58,42 @@ class DeepSeekTokens final : public TokenModel {
   }
 
   Status forward(std::span<const TrackStep> steps, const StepOptions& options) override {
-    const auto row = static_cast<std::size_t>(vocab());
+    std::size_t tokens = 0;
+    bool ranked = false;
+    for (const TrackStep& step : steps) {
+      tokens += step.tokens.size();
+      ranked = ranked || step.next != nullptr;
+    }
+    ranked = ranked && tokens <= static_cast<std::size_t>(options_.rows_of_step());
+    const auto vocab = static_cast<std::size_t>(vocab_);
     std::vector<BatchRow> rows;
+    std::vector<std::span<float>> all;  // where the logits of every step go
     std::size_t wanted = 0;
     for (const TrackStep& step : steps) {
       Sequence& sequence = static_cast<SequenceTrack&>(*step.track).sequence();
-      const std::size_t silent = step.tokens.size() - step.logits.size() / row;
+      if (step.next != nullptr) {
+        step.next->top.count = 0;
+        step.next->all.resize(ranked ? 0 : vocab);
+      }
+      all.push_back(step.next != nullptr ? std::span(step.next->all) : step.logits);
+      const std::size_t loud = step.next != nullptr ? 1 : step.logits.size() / vocab;
+      const std::size_t silent = step.tokens.size() - loud;
       for (std::size_t i = 0; i < step.tokens.size(); ++i) {
         rows.push_back({&sequence, step.tokens[i], sequence.length() + static_cast<std::int64_t>(i), i >= silent});
       }
-      wanted += step.logits.size();
+      wanted += loud;
     }
     ForwardOptions forward_options;
     forward_options.cancel = options.cancel;
     forward_options.progress = options.progress;
-    if (steps.size() == 1) return model_->forward(rows, steps.front().logits, forward_options);
-    together_.resize(wanted);
+    if (ranked) return forward_ranked(rows, wanted, steps, forward_options);
+    if (steps.size() == 1) return model_->forward(rows, all.front(), forward_options);
+    together_.resize(wanted * vocab);
     DS4_RETURN_IF_ERROR(model_->forward(rows, together_, forward_options));
     auto from = together_.begin();
-    for (const TrackStep& step : steps) {
-      std::copy_n(from, step.logits.size(), step.logits.begin());
-      from += static_cast<std::ptrdiff_t>(step.logits.size());
+    for (const std::span<float>& to : all) {
+      std::copy_n(from, to.size(), to.begin());
+      from += static_cast<std::ptrdiff_t>(to.size());
     }
     return {};
   }
@@ -93,6 +110,32 @@ class DeepSeekTokens final : public TokenModel {
   }
 
  private:
+  /// The largest logits of all rows that want some; all of a row where those do not do.
+  Status forward_ranked(std::span<const BatchRow> rows, std::size_t wanted, std::span<const TrackStep> steps,
+                        ForwardOptions& options) {
+    std::vector<TopLogits> top(wanted);
+    options.top = top;
+    DS4_RETURN_IF_ERROR(model_->forward(rows, {}, options));
+    const auto vocab = static_cast<std::size_t>(vocab_);
+    int row = 0;
+    for (const TrackStep& step : steps) {
+      if (step.next == nullptr) {
+        for (std::size_t at = 0; at < step.logits.size(); at += vocab)
+          DS4_RETURN_IF_ERROR(model_->read_logits(row++, step.logits.subspan(at, vocab)));
+        continue;
+      }
+      const TopLogits& largest = top[static_cast<std::size_t>(row)];
+      if (settles(largest, vocab_, *step.sampling)) {
+        step.next->top = largest;
+      } else {
+        step.next->all.resize(vocab);
+        DS4_RETURN_IF_ERROR(model_->read_logits(row, step.next->all));
+      }
+      ++row;
+    }
+    return {};
+  }
+
   Model* model_;  // null: it could not be made again
   Remake remake_;
   Status lost_;
@@ -101,7 +144,8 @@ class DeepSeekTokens final : public TokenModel {
   const int layers_;
   const ModelOptions options_;
   const PieceSizes sizes_;
-  std::vector<float> together_;  // logits of all steps
+  const bool draws_;
+  std::vector<float> together_;  // logits of several steps
 };
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "engine/sampler.h"
 #include "model/model.h"
 #include "tokenizer/tokenizer.h"
 
@@ -37,11 +38,21 @@ struct PieceSizes {
   std::uint64_t point = 0;
 };
 
+/// The logits after a token: all of them, or the largest where they settle the draw.
+struct NextLogits {
+  std::vector<float> all;
+  TopLogits top = {};
+  bool none() const { return all.empty() && top.count == 0; }
+};
+
 /// What one track does in a forward().
 struct TrackStep {
   Track* track = nullptr;
   std::span<const TokenId> tokens;
   std::span<float> logits;  // receives those of the last logits.size() / vocab() tokens
+  /// Where draws(), in place of `logits`: what `sampling`, or a greedy draw, needs after the last token goes to `next`.
+  const Sampling* sampling = nullptr;
+  NextLogits* next = nullptr;
 };
 
 struct StepOptions {
@@ -55,8 +66,9 @@ class TokenModel {
   virtual int vocab() const = 0;
   virtual int layers() const = 0;
   virtual std::int64_t context() const = 0;
-  virtual int max_rows() const = 0;        // tokens of one forward()
-  virtual int max_logit_rows() const = 0;  // of them, with logits
+  virtual int max_rows() const = 0;             // tokens of one forward()
+  virtual int max_logit_rows() const = 0;       // of them, with logits
+  virtual bool draws() const { return false; }  // takes TrackStep::next, and is faster with it
   virtual Result<std::unique_ptr<Track>> new_track() = 0;
   virtual PieceSizes piece_sizes() const { return {}; }
   /// A track at the end of the last block, with nothing before it to go back to.

@@ -18,6 +18,7 @@ constexpr std::int64_t kFirstRows = 64;
 constexpr std::int64_t kShortestKept = 16;
 /// What the disk must have beyond what memory has.
 constexpr std::int64_t kWorthLoading = kvstore::kBlockTokens;
+constexpr Sampling kGreedy{.temperature = 0};
 
 double seconds(std::chrono::steady_clock::duration time) { return std::chrono::duration<double>(time).count(); }
 
@@ -51,6 +52,10 @@ struct Worker::Job {
   /// There is something to compute for it.
   bool runs() const { return !over && loading == nullptr; }
   bool cancelled() const { return request.cancel->load(std::memory_order_relaxed); }
+  /// Of the next token.
+  const Sampling& sampling() const { return greedy ? kGreedy : request.sampling; }
+  /// It may be drawn from the largest logits alone.
+  bool top_may_do() const { return !request.adjustments.any() && !request.logprobs && may_settle(sampling()); }
 
   Request request;
   Session session;
@@ -330,7 +335,7 @@ std::vector<Worker::Part> Worker::choose_parts() {
     if (wants && logit_rows == 0) return false;
     logit_rows -= wants ? 1 : 0;
     room -= count;
-    parts.push_back({&job, tokens, std::vector<float>(wants ? static_cast<std::size_t>(model_.vocab()) : 0)});
+    parts.push_back({&job, tokens, wants});
     return true;
   };
   for (auto& job : jobs_) {
@@ -358,7 +363,16 @@ std::int64_t Worker::prompt_rows(bool mixed) const {
 
 Status Worker::forward(std::span<Part> parts) {
   std::vector<TrackStep> steps;
-  for (Part& part : parts) steps.push_back({&part.job->session.track(), part.tokens, part.logits});
+  for (Part& part : parts) {
+    TrackStep& step = steps.emplace_back(&part.job->session.track(), part.tokens);
+    if (part.loud && model_.draws() && part.job->top_may_do()) {
+      step.sampling = &part.job->sampling();
+      step.next = &part.logits;
+    } else if (part.loud) {
+      part.logits.all.resize(static_cast<std::size_t>(model_.vocab()));
+      step.logits = part.logits.all;
+    }
+  }
   StepOptions step;
   if (parts.size() == 1) step.cancel = parts[0].job->request.cancel.get();
   Status status = model_.forward(steps, step);
@@ -431,12 +445,10 @@ void Worker::next_token(Job& job) {
 }
 
 TokenId Worker::draw(Job& job) const {
-  Sampling sampling = job.request.sampling;
-  if (job.greedy) sampling.temperature = 0;
+  if (!job.request.adjustments.any()) return job.session.sample_next(job.sampling());
   const std::int64_t position = job.session.timeline().size();
-  if (!job.request.adjustments.any()) return job.session.sample_next(sampling);
   const auto prompt = std::span(job.request.prompt.tokens);
-  return sample(adjusted(job.session.logits(), job.request.adjustments, prompt, job.answer), sampling, position);
+  return sample(adjusted(job.session.logits(), job.request.adjustments, prompt, job.answer), job.sampling(), position);
 }
 
 TokenEvent Worker::describe(const Job& job, TokenId token) const {

@@ -160,7 +160,8 @@ class Worker {
   struct Part {
     Job* job;
     std::span<const TokenId> tokens;
-    std::vector<float> logits;
+    bool loud;  // brings logits
+    NextLogits logits = {};
   };
 
   void run();

@@ -120,6 +120,48 @@ TEST(Worker, ManyAnswersAtOnceAreThoseThatEachWouldGetAlone) {
   EXPECT_EQ(model.tracks, 0);
 }
 
+TEST(Worker, DrawsFromTheLargestLogitsAreThoseFromAll) {
+  FakeOptions options = many();
+  options.vocab = 500;
+  options.draws = true;
+  FakeTokenModel model(options);
+  const auto sampling = [](int i) {
+    Sampling out{.seed = static_cast<std::uint64_t>(i)};
+    if (i % 6 == 0) out.temperature = 0;
+    if (i % 6 == 1) out.temperature = 0.1;
+    if (i % 6 == 2) out.top_k = 10;
+    if (i % 6 == 3) out.top_p = 0.5;  // needs all, as do the flat rows of the next
+    return out;
+  };
+  std::vector<std::shared_ptr<Recorder>> recorders;
+  Worker worker(model, nullptr, {.parallel = 5, .points = 6});
+  for (int i = 0; i < 12; ++i) {
+    recorders.push_back(std::make_shared<Recorder>());
+    Request asked = request(recorders.back(), ids(20 + 13 * i, i), 30);
+    asked.sampling = sampling(i);
+    asked.logprobs = i % 6 == 5;
+    if (i == 10)
+      recorders.back()->on_token = [](const TokenEvent& event) { return Verdict{.greedy = event.token % 2 == 0}; };
+    ASSERT_EQ(worker.submit(std::move(asked)), Worker::Admission::kQueued);
+  }
+  for (int i = 0; i < 12; ++i) {
+    Recorder& recorder = *recorders[static_cast<std::size_t>(i)];
+    EXPECT_EQ(recorder.wait().reason, FinishReason::kMaxTokens);
+    Ids all = ids(20 + 13 * i, i);
+    Sampling next = sampling(i);
+    for (const TokenId token : recorder.tokens) {
+      EXPECT_EQ(token, sample(model.logits_of(all), next, std::ssize(all))) << i;
+      all.push_back(token);
+      next = sampling(i);
+      if (i == 10 && token % 2 == 0) next.temperature = 0;
+    }
+    EXPECT_EQ(std::ssize(recorder.tokens), 30);
+    EXPECT_EQ(std::ranges::all_of(recorder.logprobs, [](double p) { return p < 0; }), i % 6 == 5) << i;
+  }
+  EXPECT_GE(model.drawn_from_top, 6 * 30);
+  EXPECT_LT(model.drawn_from_top, 9 * 30);
+}
+
 TEST(Worker, TheNextTurnComputesOnlyWhatIsNew) {
   FakeTokenModel model(many());
   Worker worker(model, nullptr, {.parallel = 2, .points = 6});

@@ -1,5 +1,6 @@
 // The forward pass (§2.0), top to bottom. Every op is one call; what it computes is in backend/backend.h.
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "base/text.h"
@@ -173,6 +174,15 @@ Status reserve_pages(PagePool& pool, std::vector<std::int32_t>& pages, std::int6
   return {};
 }
 
+/// Without a way out, so that it takes many at a time: this runs for every token.
+bool all_finite(std::span<const float> values) {
+  constexpr std::uint32_t kExponent = 0x7F800000;
+  std::uint32_t bad = 0;
+  for (const float value : values)
+    bad |= static_cast<std::uint32_t>((std::bit_cast<std::uint32_t>(value) & kExponent) == kExponent);
+  return bad == 0;
+}
+
 Error cancelled() { return Error{ErrorCode::kCancelled, "cancelled"}; }
 
 /// Rows [first, first + count) of a batch, as the devices see them in one step.
@@ -193,7 +203,7 @@ struct Step {
 class Model::Pass {
  public:
   Pass(Impl& model, const Rows& rows, std::span<float> logits, const ForwardOptions& options)
-      : m_(model), rows_(rows), logits_(logits), options_(options) {}
+      : m_(model), rows_(rows), logits_(logits), top_(options.top), options_(options) {}
 
   Status run() {
     const auto count = static_cast<std::int64_t>(rows_.tokens.size());
@@ -283,20 +293,42 @@ class Model::Pass {
 
   Status take_logits(const Step& step, Backend& backend, const Tensor& from) {
     const auto vocab = static_cast<std::size_t>(m_.shape.dims.vocab);
+    if (!options_.top.empty()) return take_top(step, backend, from);
     const std::span<float> logits = logits_.first(step.wanted.size() * vocab);
     logits_ = logits_.subspan(logits.size());
     DS4_RETURN_IF_ERROR(backend.download(logits.data(), from.data, logits.size_bytes()));
-    for (std::size_t i = 0; i < logits.size(); ++i)
-      if (!std::isfinite(logits[i]))
-        return Error{ErrorCode::kNoDevice, cat("logit ", i % vocab, " at position ",
-                                               step.positions[static_cast<std::size_t>(step.wanted[i / vocab])],
-                                               ": expected a finite number, found ", logits[i])};
+    if (all_finite(logits)) return {};
+    for (std::size_t i = 0; i < step.wanted.size(); ++i)
+      DS4_RETURN_IF_ERROR(check_finite(step, i, logits.subspan(i * vocab, vocab)));
     return {};
+  }
+
+  Status take_top(const Step& step, Backend& backend, const Tensor& from) {
+    const std::span<TopLogits> top = top_.first(step.wanted.size());
+    top_ = top_.subspan(top.size());
+    DS4_RETURN_IF_ERROR(backend.top_logits(from, top));
+    std::vector<float> row(static_cast<std::size_t>(from.cols));
+    for (std::size_t i = 0; i < top.size(); ++i) {
+      if (top[i].count > 0) continue;
+      DS4_RETURN_IF_ERROR(backend.download(row.data(), from.data + i * row.size(), row.size() * sizeof(float)));
+      DS4_RETURN_IF_ERROR(check_finite(step, i, row));
+    }
+    return {};
+  }
+
+  /// `row`: the logits of the `number`th row that wants some.
+  static Status check_finite(const Step& step, std::size_t number, std::span<const float> row) {
+    const auto bad = std::ranges::find_if(row, [](float logit) { return !std::isfinite(logit); });
+    if (bad == row.end()) return {};
+    return Error{ErrorCode::kNoDevice, cat("logit ", bad - row.begin(), " at position ",
+                                           step.positions[static_cast<std::size_t>(step.wanted[number])],
+                                           ": expected a finite number, found ", *bad)};
   }
 
   Impl& m_;
   const Rows& rows_;
-  std::span<float> logits_;  // of the steps to come
+  std::span<float> logits_;   // of the steps to come
+  std::span<TopLogits> top_;  // likewise
   const ForwardOptions& options_;
   ExpertTapCopies expert_copies_;
   int steps_ = 1;
@@ -305,7 +337,9 @@ class Model::Pass {
 Status Model::forward(std::span<const BatchRow> batch, std::span<float> logits, const ForwardOptions& options) {
   Impl& m = *impl_;
   DS4_ASSIGN_OR_RETURN(const Rows rows, arrange(batch, m.shape, m.options));
-  DS4_CHECK(logits.size() == rows.wanted.size() * static_cast<std::size_t>(m.shape.dims.vocab));
+  DS4_CHECK(logits.size() ==
+            (options.top.empty() ? rows.wanted.size() * static_cast<std::size_t>(m.shape.dims.vocab) : 0));
+  DS4_CHECK(options.top.empty() || options.top.size() == rows.wanted.size());
   DS4_CHECK(!options.expert_tap || m.options.expert_tap);
 
   TailGuard guard;

@@ -218,6 +218,14 @@ std::string Model::backend_name() const {
   return names;
 }
 
+bool Model::ranks() const { return impl_->head_device().backend->ranks(); }
+
+Status Model::read_logits(int row, std::span<float> logits) {
+  const Tensor& from = impl_->head_device().buffers.logits;
+  DS4_CHECK(row >= 0 && row < from.rows && static_cast<std::int64_t>(logits.size()) == from.cols);
+  return impl_->head_device().backend->download(logits.data(), from.data + row * from.cols, logits.size_bytes());
+}
+
 Status Model::health() const {
   for (const auto& device : impl_->devices) DS4_RETURN_IF_ERROR(device->backend->health());
   return {};

@@ -126,6 +126,8 @@ using ExpertTap = std::function<void(const ExpertInputs&)>;
 struct ForwardOptions {
   const std::atomic<bool>* cancel = nullptr;  // polled between layers
   std::span<const StreamTap> taps;
+  /// [rows that want logits]. With it their largest logits come here, and `logits` stays empty: see read_logits().
+  std::span<TopLogits> top;
   ExpertTap expert_tap;  // called after every layer; the views end with the call. Needs ModelOptions::expert_tap
   std::function<void(int layers_done)> progress;
 };
@@ -156,6 +158,11 @@ class Model {
   /// Runs the rows. `logits` receives [rows with wants_logits][vocab] in row order. The rows of one sequence must be
   /// consecutive and in order. A non-finite logit is an Error.
   Status forward(std::span<const BatchRow> rows, std::span<float> logits, const ForwardOptions& options = {});
+  /// Whether ForwardOptions::top costs less than all logits.
+  bool ranks() const;
+  /// All logits of row `row`, of those that wanted some, of the last forward(). Only where that was no more rows than
+  /// ModelOptions::rows_of_step().
+  Status read_logits(int row, std::span<float> logits);
   /// The first fault of a device: nothing more can be computed. Sequences can still be destroyed, and so can the model.
   Status health() const;
 

@@ -52,6 +52,7 @@ struct Model::Impl {
   bool one_run_each = true;       // the layers of every device are consecutive
 
   Device& device_of(std::size_t layer) { return *devices[static_cast<std::size_t>(layer_device[layer])]; }
+  Device& head_device() { return device_of(layer_device.size() - 1); }
 };
 
 /// How many tails a model needs beyond its sequences: one for every segment of a batch that is long enough to overwrite

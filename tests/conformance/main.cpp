@@ -19,6 +19,7 @@
 #endif
 #include "kv_script.h"
 #include "model_case.h"
+#include "top_logits_case.h"
 
 namespace ds4::conformance {
 namespace {
@@ -379,6 +380,17 @@ void time_kv(const Settings& settings, const std::string& isa) {
         }
 }
 
+// --- the largest logits ----------------------------------------------------------------------------------------------
+
+void run_top_logits(const Settings& settings, Report& report) {
+  const Shape shape = all_shapes().front();
+  for (const int rows : {1, 3, 16, 17}) {
+    if (!wanted(settings, cat("top_logits rows ", rows))) continue;
+    for (const Candidate& device : make_candidates(settings, shape, KvFormat::kF32, rows, 1024, false))
+      check_top_logits(*device.rig, rows, device.name, report);
+  }
+}
+
 int finish(const Report& report) {
   std::printf("%d checks, %d failures\n", report.checks(), report.failures());
   return report.failures() == 0 ? 0 : 1;
@@ -440,6 +452,7 @@ int run(int argc, char** argv) {
   if (settings.models.empty()) {
     run_dense(settings, report);
     run_kv(settings, report);
+    run_top_logits(settings, report);
   }
   return finish(report);
 }

@@ -69,6 +69,7 @@ struct Scratch {
   unsigned* ticket;  // of a product's norm: zero between kernels
   float* hc_sums;
   __half* head_half;  // [logit rows, d]
+  std::int32_t* top;  // [logit rows] of tokens, logits and one flag (top_logits)
   int score_rows;
   std::uint64_t bytes;
 };
@@ -82,6 +83,7 @@ class CudaBackend final : public Backend {
 
   std::string name() const override;
   int good_rows() const override { return 4096; }  // an expert sees a hundred of them
+  bool ranks() const override { return true; }
   std::optional<std::uint64_t> available_memory() const override;
   std::uint64_t weight_bytes(const HostWeight& weight) const override;
   std::uint64_t scratch_bytes(const BackendConfig& config) const override;
@@ -118,6 +120,7 @@ class CudaBackend final : public Backend {
   void experts(const ExpertsArgs& args) override;
   void hc_head(const HcHeadArgs& args) override;
   void logits(const LogitsArgs& args) override;
+  Status top_logits(const Tensor& logits, std::span<TopLogits> top) override;
   Status wait() override;
   Status health() const override { return device_.status(); }
 

@@ -1,10 +1,15 @@
 // The ops of the CUDA backend, in forward order: which kernels, on which memory.
 #include <algorithm>
+#include <array>
+#include <bit>
+#include <tuple>
 #include <utility>
+#include <vector>
 
 #include "backend/cuda/cuda_backend.h"
 #include "backend/cuda/index_topk.h"
 #include "backend/cuda/rows.h"
+#include "backend/cuda/select.h"
 #include "backend/cuda/sparse_attention.h"
 #include "base/check.h"
 
@@ -528,6 +533,42 @@ void CudaBackend::logits(const LogitsArgs& args) {
   if (!enqueue(kLogits, args.logits.data)) return;
   flush();
   multiply(matrix(args.output), args.h.data, args.h.rows, args.logits.data, scratch_.wide_half, stream());
+}
+
+Status CudaBackend::top_logits(const Tensor& logits, std::span<TopLogits> top) {
+  finish_step();  // no part of a recorded step: the caller may also want all logits
+  constexpr std::size_t kMost = TopLogits::kMost;
+  const std::size_t rows = top.size();
+  DS4_CHECK(static_cast<std::int64_t>(rows) <= config_.max_logit_rows &&
+            static_cast<std::int64_t>(rows) <= logits.rows);
+  std::int32_t* tokens = scratch_.top;
+  std::int32_t* values = tokens + rows * kMost;
+  std::int32_t* not_finite = values + rows * kMost;
+  device_.check(cudaMemsetAsync(not_finite, 0, rows * sizeof(std::int32_t), stream()), "ranking logits");
+  select({.scores = logits.data,
+          .pitch = logits.cols,
+          .rows = static_cast<int>(rows),
+          .topk = static_cast<int>(kMost),
+          .visible = logits.cols,
+          .selected = tokens,
+          .values = reinterpret_cast<float*>(values),
+          .not_finite = not_finite},
+         stream());
+  device_.launched("ranking logits");
+  std::vector<std::int32_t> host(rows * (2 * kMost + 1));
+  DS4_RETURN_IF_ERROR(download(host.data(), scratch_.top, host.size() * sizeof(std::int32_t)));
+  for (std::size_t row = 0; row < rows; ++row) {
+    const auto count = std::min(kMost, static_cast<std::size_t>(logits.cols));
+    top[row].count = host[2 * rows * kMost + row] != 0 ? 0 : static_cast<int>(count);
+    std::array<std::pair<float, std::int32_t>, kMost> best;
+    for (std::size_t i = 0; i < count; ++i)
+      best[i] = {std::bit_cast<float>(host[(rows + row) * kMost + i]), host[row * kMost + i]};
+    std::sort(best.begin(), best.begin() + static_cast<std::ptrdiff_t>(count), [](const auto& a, const auto& b) {
+      return a.first != b.first ? a.first > b.first : a.second < b.second;
+    });
+    for (std::size_t i = 0; i < count; ++i) std::tie(top[row].logits[i], top[row].tokens[i]) = best[i];
+  }
+  return {};
 }
 
 }  // namespace ds4::cuda

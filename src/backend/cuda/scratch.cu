@@ -55,6 +55,7 @@ Scratch carve_scratch(const BackendConfig& config, int multiprocessors, std::byt
   // Other shapes than the usual take kHcSlices slices for many rows, too.
   take(s.hc_sums, rows * kHcSlices * kMaxHcSums);
   take(s.head_half, std::int64_t{config.max_logit_rows} * d.hidden);
+  take(s.top, std::int64_t{config.max_logit_rows} * (2 * TopLogits::kMost + 1));
   s.bytes = used;
   return s;
 }

@@ -14,6 +14,7 @@ class ReferenceBackend final : public Backend {
  public:
   std::string name() const override { return "reference"; }
   bool shows_inner() const override { return true; }
+  bool ranks() const override { return true; }  // it costs more here, but the oracle goes the way of the devices
 
   std::uint64_t weight_bytes(const HostWeight& weight) const override;
   std::uint64_t scratch_bytes(const BackendConfig& config) const override;
