@@ -307,9 +307,9 @@ class Model::Pass {
     const std::span<TopLogits> top = top_.first(step.wanted.size());
     top_ = top_.subspan(top.size());
     DS4_RETURN_IF_ERROR(backend.top_logits(from, top));
-    std::vector<float> row(static_cast<std::size_t>(from.cols));
     for (std::size_t i = 0; i < top.size(); ++i) {
       if (top[i].count > 0) continue;
+      std::vector<float> row(static_cast<std::size_t>(from.cols));  // only to say which value it is
       DS4_RETURN_IF_ERROR(backend.download(row.data(), from.data + i * row.size(), row.size() * sizeof(float)));
       DS4_RETURN_IF_ERROR(check_finite(step, i, row));
     }
