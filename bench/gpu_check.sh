@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds the kernels, the model and ds4-bench for the card of this machine, with nothing but CMake, Ninja, g++ and nvcc, and
 # checks or times them:
-#   bench/gpu_check.sh check    every op against the reference; a card that is made to fail; a small full-size model, eager against replayed
+#   bench/gpu_check.sh check    every op against the reference; a card that is made to fail; layers of the real dims and the shipped
+#                               model: against the exact cpu path, alone and in batches, eager and replayed
 #   bench/gpu_check.sh time     prefill and decode of the full-size synthetic model, its ops, a load from a file; all cards
 #   bench/gpu_check.sh sanitize  the shipped model and the ops under Compute Sanitizer
 #   bench/gpu_check.sh golden   golden sets, and 20 prompts against the CPU's exact path; needs the libraries of a full build
@@ -27,6 +28,7 @@ check() {
   local status=0
   build/gpu/bin/ds4-conformance --device cuda || status=1
   build/gpu/bin/ds4-conformance --device cuda --fault || status=1
+  build/gpu/bin/ds4-conformance --device cuda --synthetic flash:4 --verbose || status=1
   local model
   for model in models/*.gguf ${MODELS:-}; do
     echo "== $model"
@@ -72,12 +74,14 @@ sanitize() {
     local tool=$1
     shift
     echo "== $tool $*"
-    compute-sanitizer --tool "$tool" --error-exitcode 9 build/gpu/bin/ds4-conformance --device cuda --quick "$@" >"$out/$tool.log" 2>&1 || status=1
+    compute-sanitizer --tool "$tool" --error-exitcode 9 build/gpu/bin/ds4-conformance --device cuda "$@" >"$out/$tool.log" 2>&1 || status=1
     tail -3 "$out/$tool.log"
   }
-  check_with memcheck --model models/ds4-nano.gguf
-  check_with initcheck --model models/ds4-nano.gguf
-  check_with racecheck  # every op on small and uneven shapes: a model's thousands of steps take too long under it
+  check_with memcheck --quick --model models/ds4-nano.gguf
+  check_with initcheck --quick --model models/ds4-nano.gguf
+  check_with racecheck --quick  # every op on small and uneven shapes: a model's thousands of steps take too long under it
+  local tool
+  for tool in memcheck initcheck racecheck; do check_with "$tool" --only "kv flash fp8 ratio 4"; done  # kernels of the real dims
   return $status
 }
 

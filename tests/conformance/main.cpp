@@ -19,6 +19,7 @@
 #endif
 #include "kv_script.h"
 #include "model_case.h"
+#include "synthetic_case.h"
 #include "top_logits_case.h"
 
 namespace ds4::conformance {
@@ -35,6 +36,7 @@ struct Settings {
   bool fault = false;               // break the device and set it up again, in place of the ops
   bool quick = false;               // a minute's worth: small shapes, one batch size
   std::vector<std::string> models;  // check these files instead of the ops
+  std::string synthetic;            // check these layers instead
 };
 
 std::vector<int> first_rows(int count) {
@@ -408,14 +410,16 @@ int check_fault([[maybe_unused]] const Settings& settings, [[maybe_unused]] Repo
 }
 
 int usage() {
-  std::fprintf(stderr,
-               "usage: ds4-conformance [--device NAME] [--isa NAME] [--threads N] [--only TEXT] [--quick] [--time] "
-               "[--processor-time]\n"
-               "                       [--model FILE] [--fault] [--verbose]\n"
-               "  --model FILE  a whole model on the device against the exact cpu path, in place of the ops\n"
-               "  --fault       a card is made to fail: is it noticed, and does it work again? In place of the ops\n"
-               "  --only TEXT   cases whose name contains TEXT (\"kv \" and the layer, or \"op shape type rows n\"); "
-               "may be repeated\n");
+  std::fprintf(
+      stderr,
+      "usage: ds4-conformance [--device NAME] [--isa NAME] [--threads N] [--only TEXT] [--quick] [--time] "
+      "[--processor-time]\n"
+      "                       [--model FILE] [--synthetic MODEL:N] [--fault] [--verbose]\n"
+      "  --model FILE  a whole model on the device against the exact cpu path, in place of the ops\n"
+      "  --synthetic   N layers with random weights (flash:4): steps alone, in batches and again, in place of the ops\n"
+      "  --fault       a card is made to fail: is it noticed, and does it work again? In place of the ops\n"
+      "  --only TEXT   cases whose name contains TEXT (\"kv \" and the layer, or \"op shape type rows n\"); "
+      "may be repeated\n");
   return 2;
 }
 
@@ -432,6 +436,7 @@ int run(int argc, char** argv) {
     else if (flag == "--device" && has_value) settings.device = argv[++i];
     else if (flag == "--isa" && has_value) settings.isas.push_back(argv[++i]);
     else if (flag == "--model" && has_value) settings.models.push_back(argv[++i]);
+    else if (flag == "--synthetic" && has_value) settings.synthetic = argv[++i];
     else if (flag == "--only" && has_value) settings.only.emplace_back(argv[++i]);
     else if (flag == "--threads" && has_value) settings.threads = std::atoi(argv[++i]);
     else return usage();
@@ -449,7 +454,9 @@ int run(int argc, char** argv) {
   for (const std::string& model : settings.models)
     for (const std::string& isa : settings.isas)
       run_model(model, device_options(settings, isa, settings.threads), settings.quick, report);
-  if (settings.models.empty()) {
+  if (!settings.synthetic.empty())
+    run_synthetic(settings.synthetic, device_options(settings, settings.isas.front(), settings.threads), report);
+  else if (settings.models.empty()) {
     run_dense(settings, report);
     run_kv(settings, report);
     run_top_logits(settings, report);
