@@ -17,39 +17,40 @@ struct ChoiceSpace {
   __device__ ChoiceSpace(float* space, int experts) : score(space), ranked(space + experts) {}
 };
 
-/// Before the logits are there: the biases come from far away.
-__device__ inline void begin_choice(const RouteChoice& p, const ChoiceSpace& space) {
-  for (int e = threadIdx.x % 32; e < p.experts; e += 32) space.ranked[e] = p.bias == nullptr ? 0.0F : p.bias[e];
+/// Before the logits are there: the biases come from far away. Thread `own` of `threads` takes every so many experts, here and
+/// in score_row().
+__device__ inline void begin_choice(const RouteChoice& p, const ChoiceSpace& space, int own, int threads) {
+  for (int e = own; e < p.experts; e += threads) space.ranked[e] = p.bias == nullptr ? 0.0F : p.bias[e];
 }
 
-/// Selection by repeated maximum: `used` is small. Leaves experts and weights in `chosen` and `weights`, [used], which may lie
-/// anywhere; they are complete for the warp.
-__device__ inline void choose_row(const RouteChoice& p, int row, const ChoiceSpace& space, std::int32_t* chosen, float* weights) {
-  const int lane = threadIdx.x % 32;
-  for (int e = lane; e < p.experts; e += 32) {
+__device__ inline void score_row(const RouteChoice& p, int row, const ChoiceSpace& space, int own, int threads) {
+  for (int e = own; e < p.experts; e += threads) {
     const std::int64_t at = static_cast<std::int64_t>(row) * p.experts + e;
     const float logit = p.low_logits == nullptr ? p.logits[at] : p.logits[at] + p.low_logits[at] / kLowScale;
     space.score[e] = sqrtf(softplus(logit));
     space.ranked[e] += space.score[e];
   }
-  __syncwarp();
+}
+
+/// By one warp, when the scores are there: selection by repeated maximum, since `used` is small; ties to the lower expert. Leaves
+/// experts and weights in `chosen` and `weights`, [used], which may lie anywhere; they are complete for the warp.
+__device__ inline void choose_scored(const RouteChoice& p, int row, const ChoiceSpace& space, std::int32_t* chosen, float* weights) {
+  const int lane = threadIdx.x % 32;
   float sum = 0;
   for (int i = 0; i < p.used; ++i) {
     int best = 0;
     if (p.token_experts != nullptr) {
       best = p.token_experts[static_cast<std::int64_t>(p.tokens[row]) * p.used + i];
     } else {
-      float value = -INFINITY;
-      best = p.experts;
-      for (int e = lane; e < p.experts; e += 32)
-        if (space.ranked[e] > value) value = space.ranked[e], best = e;
-      for (int step = 16; step > 0; step /= 2) {
-        const float other = __shfl_xor_sync(~0u, value, step);
-        const int other_best = __shfl_xor_sync(~0u, best, step);
-        if (other > value || (other == value && other_best < best)) value = other, best = other_best;
+      std::uint32_t value = 0;  // below every number
+      auto own = static_cast<unsigned>(p.experts - 1);
+      for (int e = lane; e < p.experts; e += 32) {
+        const std::uint32_t ranked = sortable(space.ranked[e]);
+        if (ranked > value) value = ranked, own = static_cast<unsigned>(e);
       }
-      best = min(best, p.experts - 1);  // all NaN: the weights carry it on
-      if (lane == 0) space.ranked[best] = -INFINITY;
+      const std::uint32_t largest = __reduce_max_sync(~0u, value);
+      best = static_cast<int>(__reduce_min_sync(~0u, value == largest ? own : static_cast<unsigned>(p.experts - 1)));
+      if (lane == best % 32) space.ranked[best] = -INFINITY;
       __syncwarp();
     }
     sum += space.score[best];

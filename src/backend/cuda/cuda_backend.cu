@@ -366,7 +366,7 @@ void CudaBackend::finish_step() {
   flush();
   flush_heads();
   for (int i = 0; i < kBranches; ++i) join(i);
-  forked_ = false;
+  fork_source_ = nullptr;
   complete_ = true;
   const Mode mode = mode_;
   mode_ = Mode::kEager;
@@ -391,9 +391,9 @@ void CudaBackend::finish_step() {
   if (recording.graph != nullptr) device_.check(cudaGraphLaunch(recording.graph, stream()), "replaying a step");
 }
 
-void CudaBackend::fork() {
+void CudaBackend::fork(const float* source) {
   device_.check(cudaEventRecord(fork_, stream()), "fork");
-  forked_ = true;
+  fork_source_ = source;
   std::fill(std::begin(at_fork_), std::end(at_fork_), false);
 }
 
@@ -413,10 +413,15 @@ void CudaBackend::join(int branch, cudaStream_t into) {
 
 void CudaBackend::drop_recording() {
   std::fill(std::begin(running_), std::end(running_), false);
-  forked_ = false;
+  fork_source_ = nullptr;
+  joint_.clear();
+  pending_low_rank_.reset();
+  pending_window_ = false;
+  for (auto& pending : pending_compress_) pending.reset();
   pending_post_.reset();
   pending_mix_.reset();
   pending_heads_.reset();
+  pending_route_.reset();
   pending_choice_.reset();
   if (mode_ == Mode::kRecord && !calls_.empty()) {
     cudaGraph_t graph = nullptr;

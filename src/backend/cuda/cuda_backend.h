@@ -27,6 +27,7 @@
 #include "backend/cuda/batch.cuh"
 #include "backend/cuda/device.h"
 #include "backend/cuda/hyper_connection.h"
+#include "backend/cuda/index_topk.h"
 #include "backend/cuda/kv_ops.h"
 #include "backend/cuda/matrix.h"
 #include "backend/cuda/products.h"
@@ -40,6 +41,7 @@ namespace ds4::cuda {
 struct Scratch {
   __half* mixed_half;  // [2 * rows, d]: the sub-layer's input, high parts and low parts (products.h)
   __half* qr_half;     // [rows, q_lora]
+  float* low_rank_query;  // [few rows, q_lora], before its norm
   __half* wide_half;   // [rows, widest]: any other input
   __half* query_half;  // [rows, H * head_dim]: finished queries
   float* low_rank;     // [rows, G * o_lora]
@@ -66,7 +68,6 @@ struct Scratch {
   std::int32_t* place_of;
   int4* items;
   std::int32_t* item_count;
-  unsigned* ticket;  // of a product's norm: zero between kernels
   float* hc_sums;
   __half* head_half;  // [logit rows, d]
   std::int32_t* top;  // [logit rows] of tokens, logits and one flag (top_logits)
@@ -179,8 +180,25 @@ class CudaBackend final : public Backend {
   void run_mix(const float* norm_weight, __half* y_half, __half* y_low);
 
   cudaStream_t stream() const { return device_.stream(); }
-  /// The window and compressor branches run beside the queries: side stream `branch` starts after `fork_`.
-  void fork();
+  /// Adds y = m x to those products of the layer's input that run as one kernel (products.h); false when it cannot be
+  /// one.
+  bool join_product(const Weight& weight, const float* x, float* y);
+  /// Runs them, and what waits for their results.
+  void run_joint();
+  struct IndexQueries {
+    const Matrix* q_b;
+    IndexTopk topk;
+  };
+  struct LowRankQuery {
+    QueryHeadsArgs args;
+    const float* raw;  // the low-rank query before its norm
+    std::optional<IndexQueries> index;
+  };
+  void finish_low_rank(const LowRankQuery& query);
+
+  /// The window and compressor branches run beside the queries, the shared expert beside the router and the routed
+  /// ones: side stream `branch` starts after `fork_`, when `source`, a sub-layer's input, is complete.
+  void fork(const float* source);
   cudaStream_t side(int branch);
   void join(int branch) { join(branch, stream()); }
   void join(int branch, cudaStream_t into);
@@ -213,19 +231,20 @@ class CudaBackend final : public Backend {
   std::map<StepKey, Recording> recordings_;
   std::vector<Call> calls_;  // of this step, when it is recorded or replayed
 
-  // Window rows or the shared expert, compressor, indexer's compressor, indexer's queries. The first also has the
-  // hyper- connection's controls.
+  // Window rows and the hyper-connection's controls; compressor, or the shared expert; indexer's compressor and choice;
+  // indexer's queries.
   static constexpr int kBranches = 4;
   cudaStream_t sides_[kBranches] = {};
   cudaEvent_t fork_ = nullptr;        // the sub-layer's input is complete
-  cudaEvent_t query_fork_ = nullptr;  // the low-rank query is complete
+  cudaEvent_t query_fork_ =
+      nullptr;  // the low-rank query is complete, and the indexer's queries that run before the attention's
   cudaEvent_t sums_ready_ = nullptr;  // the hyper-connection's sums are complete
   cudaEvent_t step_sent_ = nullptr;   // step_host_ may be written again
   cudaEvent_t left_ = nullptr;        // all that another card waits for is computed
   cudaEvent_t arrived_ = nullptr;     // what came from another card
   int connected_ = -1;                // the last card that connect() saw
   cudaEvent_t joins_[kBranches] = {};
-  bool forked_ = false;           // fork_ was recorded in this layer
+  const float* fork_source_ = nullptr;  // what was complete at fork_; null: nothing of this sub-layer
   bool at_fork_[kBranches] = {};  // the branch has waited for the last fork
   bool running_[kBranches] = {};  // the branch has work that nobody has waited for
 
@@ -237,9 +256,14 @@ class CudaBackend final : public Backend {
   float* experts_target_ = nullptr;      // the output that experts_ belong to
   ExpertOutputs experts_;
   WindowRows window_{};  // of the layer at work
+  std::vector<Product> joint_;  // of half_source_; what waits for them:
+  std::optional<LowRankQuery> pending_low_rank_;
+  bool pending_window_ = false;                      // window_
+  std::optional<CompressRows> pending_compress_[2];  // layer's, indexer's
   std::optional<HcPostArgs> pending_post_;
   std::optional<HcMix> pending_mix_;
   std::optional<QueryHeadsArgs> pending_heads_;
+  std::optional<Product> pending_route_;  // of mixed_half; the choice waits for it
   std::optional<RouteChoice> pending_choice_;
 };
 

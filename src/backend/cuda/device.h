@@ -34,6 +34,7 @@ class Device {
 
   cudaStream_t stream() const { return stream_; }
   int multiprocessors() const { return properties_.multiProcessorCount; }
+  std::size_t shared_of_multiprocessor() const { return properties_.sharedMemPerMultiprocessor; }
   std::size_t shared_memory() const { return properties_.sharedMemPerBlockOptin; }
   int ordinal() const { return ordinal_; }
   bool integrated() const { return properties_.integrated != 0; }  // its memory is the host's

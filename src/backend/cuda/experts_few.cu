@@ -4,7 +4,7 @@
 #include "backend/cuda/choose.cuh"
 #include "backend/cuda/device_math.cuh"
 #include "backend/cuda/products.h"
-#include "backend/cuda/stream_tiles.cuh"
+#include "backend/cuda/few_rows.cuh"
 
 namespace ds4::cuda {
 
@@ -12,26 +12,34 @@ namespace {
 
 /// (row, expert) pairs of one expert that share a block, and so its weights.
 constexpr int kPairsTogether = 4;
-constexpr int kPad = 8;  // halves between rows in shared memory, that keep them off the same banks
 
 /// One family of experts: all routed ones, or the shared one.
 struct Gated {
   Matrix gate, up;
-  const __half* x;              // [rows, d]
-  const std::int32_t* experts;  // [rows * used]; null: the shared one, for all rows at once
-  const float* weights;
+  const __half* x;                        // [rows, d]
+  const std::int32_t* experts = nullptr;  // [rows * used]; null: the shared one, for all rows at once
+  const float* weights = nullptr;
   int rows;
   int used;
   int together;  // pairs of one expert that share a block; 1: they do not
   float limit;
   __half* hidden;  // [pair][ff]; shared: [row][ff]
-  bool chooses;    // `choice` is still to be made, by every block for its row
-  RouteChoice choice;
+  bool chooses = false;  // `choice` is still to be made, by every block for its row
+  RouteChoice choice = {};
+  Product route = {};       // shared: what the first blocks compute
+  int route_blocks = 0;
 };
 
 /// Formats of few bytes a tile need many warps on a multiprocessor to hide what expanding them waits for.
 template <typename F, int N>
 inline constexpr int kCloseBlocks = N == 1 && F::kTileBytes < 800 ? 3 : 1;
+/// The shared expert's blocks leave room for those of the routed ones, which come while they run.
+template <typename F, int N>
+inline constexpr int kBlocksBeside = N > 1 ? 1 : F::kTileBytes > 800 && F::kTileBytes < 2000 ? 2 : 3;
+
+/// Shared memory for the rows of the shared expert: beside a block's own, every card has as much.
+constexpr std::size_t kNearBytes = 58 * 1024;
+std::size_t near_bytes(std::int64_t rows, std::int64_t columns) { return static_cast<std::size_t>(rows * (columns + kPad)) * sizeof(__half); }
 
 /// A row of x to shared memory.
 __device__ inline void stage_row(__half* to, const __half* x, std::int64_t columns) {
@@ -66,7 +74,7 @@ __device__ inline int gather_pairs(const std::int32_t* experts, int jobs, int fi
 /// Block (rows of tiles, job): `parts` warps share the columns of a row of tiles of gate, the next ones those of up, and so
 /// on. A routed job is a pair and the others that it takes along; their rows of x lie in shared memory.
 template <typename F, int N, bool kRouted>
-__global__ void __launch_bounds__(kWarps * 32, kRouted ? kCloseBlocks<F, N> : 1) gated_kernel(Gated p, int parts) {
+__global__ void __launch_bounds__(kWarps * 32, kRouted ? kCloseBlocks<F, N> : (kBlocksBeside<F, N>)) gated_kernel(Gated p, int parts) {
   extern __shared__ __align__(16) __half near_x[];
   __shared__ uint4 table[kOctetEntries<F>];
   __shared__ float sums[kWarps][N * 8][16];
@@ -76,44 +84,69 @@ __global__ void __launch_bounds__(kWarps * 32, kRouted ? kCloseBlocks<F, N> : 1)
   __shared__ int pair_count;
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
-  const int slot = warp / parts;
-  const int tiles_here = kWarps / (2 * parts);
+  const int slot = over(warp, parts);
+  const int tiles_here = over(kWarps, 2 * parts);
   const int job = blockIdx.y;
+  if constexpr (!kRouted && N == 1) {
+    if (static_cast<int>(blockIdx.x) < p.route_blocks) {
+      few_rows_block<FragmentF16, 1, From::kStaged>(p.route, p.x, kWarps, blockIdx.x, 0, SharedOctets{}, sums,
+                                                    reinterpret_cast<std::byte*>(near_x));
+      return;
+    }
+  }
   const Matrix& m = slot % 2 == 0 ? p.gate : p.up;
-  const std::int64_t first_tile = static_cast<std::int64_t>(blockIdx.x) * tiles_here;
+  const std::int64_t first_tile = static_cast<std::int64_t>(static_cast<int>(blockIdx.x) - (kRouted ? 0 : p.route_blocks)) * tiles_here;
   const std::int64_t tile = min(first_tile + slot / 2, p.gate.row_tiles() - 1);
-  const ColumnShare share{warp % parts, parts, static_cast<int>(m.column_tiles())};
+  const ColumnShare share{within(warp, parts), parts, static_cast<int>(m.column_tiles())};
   int rows = p.rows;
   load_octets(table, m);
   float sum[N][4] = {};
   if constexpr (kRouted) {
     const int pitch = static_cast<int>(m.in) + kPad;
     const ChoiceSpace choice_space(reinterpret_cast<float*>(near_x + p.together * pitch), p.choice.experts);
-    if (p.chooses && warp == 0) begin_choice(p.choice, choice_space);
+    if (p.chooses) begin_choice(p.choice, choice_space, threadIdx.x, kWarps * 32);
     wait_for_previous();  // the choice of experts, or the router's logits, are the previous kernel's
     const int slot_of_row = job % p.used;
-    if (warp == 0) {
-      if (p.chooses) {
-        const int row = job / p.used;
-        choose_row(p.choice, row, choice_space, chosen, chosen_weights);
+    if (p.chooses) {  // pairs are alone: what is to be staged is known before
+      const int row = job / p.used;
+      score_row(p.choice, row, choice_space, threadIdx.x, kWarps * 32);
+      stage_row(near_x, p.x + row * m.in, m.in);
+      __syncthreads();
+      if (warp == 0) {
+        choose_scored(p.choice, row, choice_space, chosen, chosen_weights);
         if (blockIdx.x == 0 && slot_of_row == 0 && lane < p.used) {
           p.choice.chosen[row * p.used + lane] = chosen[lane];
           p.choice.weights[row * p.used + lane] = chosen_weights[lane];
         }
+        if (lane == 0) pairs[0] = job;
       }
-      const int count = gather_pairs(p.experts, p.rows * p.used, job, p.together, pairs);
-      if (lane == 0) pair_count = count;
+      __syncthreads();
+      rows = 1;
+    } else {
+      if (warp == 0) {
+        const int count = gather_pairs(p.experts, p.rows * p.used, job, p.together, pairs);
+        if (lane == 0) pair_count = count;
+      }
+      __syncthreads();
+      rows = pair_count;
+      if (rows == 0) return;
     }
-    __syncthreads();
-    rows = pair_count;
-    if (rows == 0) return;
     const std::int32_t expert = p.chooses ? chosen[slot_of_row] : p.experts[job];
     const auto stage = [&] {
+      if (p.chooses) return;
       for (int i = 0; i < rows; ++i) stage_row(near_x + i * pitch, p.x + pairs[i] / p.used * m.in, m.in);
       __syncthreads();
     };
     RowsNear source(near_x, pitch, rows, share, stage);
     accumulate<F, N>(m, m.tile(expert, tile), share, source, octets_of(table), sum);
+  } else if constexpr (N == 1) {
+    const int pitch = static_cast<int>(m.in) + kPad;
+    const auto stage = [&] {
+      wait_for_previous();
+      stage_rows(near_x, pitch, p.x, m.in, rows, m.in);
+    };
+    RowsNear source(near_x, pitch, rows, share, stage);
+    accumulate<F, N>(m, m.tile(0, tile), share, source, octets_of(table), sum);
   } else {
     RowsFromMemory<N> source(p.x, m.in, rows, share);
     accumulate<F, N>(m, m.tile(0, tile), share, source, octets_of(table), sum);
@@ -124,8 +157,8 @@ __global__ void __launch_bounds__(kWarps * 32, kRouted ? kCloseBlocks<F, N> : 1)
     for (int i = 0; i < 4; ++i) sums[warp][n * 8 + lane % 4 * 2 + i % 2][lane / 4 + i / 2 * 8] = sum[n][i];
   __syncthreads();
   for (int i = threadIdx.x; i < tiles_here * rows * 16; i += blockDim.x) {
-    const int t = i / (rows * 16);
-    const int row = i / 16 % rows;
+    const int row = over(i, tiles_here * 16);
+    const int t = within(i / 16, tiles_here);
     float g = 0;
     float u = 0;
     for (int w = 0; w < parts; ++w) {
@@ -151,16 +184,16 @@ void gated(const Gated& p, cudaStream_t stream) {
   int parts = 1;
   while (parts < kWarps / 2 && tiles * jobs * parts * 4 <= 4096 && p.gate.column_tiles() >= 2 * parts) parts *= 2;
   const int tiles_here = kWarps / (2 * parts);
-  const dim3 grid(static_cast<unsigned>((tiles + tiles_here - 1) / tiles_here), static_cast<unsigned>(jobs));
+  const dim3 grid(static_cast<unsigned>((tiles + tiles_here - 1) / tiles_here + p.route_blocks), static_cast<unsigned>(jobs));
   const auto start = [&](auto* kernel, std::size_t shared) {
     allow_shared(kernel, shared);
     launch(kernel, grid, kWarps * 32, shared, stream, p, parts);
   };
   if (routed) {
-    start(gated_kernel<F, 1, true>, static_cast<std::size_t>(p.together) * static_cast<std::size_t>(p.gate.in + kPad) * sizeof(__half) +
+    start(gated_kernel<F, 1, true>, near_bytes(p.together, p.gate.in) +
                                         static_cast<std::size_t>(p.chooses ? p.choice.experts : 0) * 2 * sizeof(float));
-  } else if (p.rows <= 8) {
-    start(gated_kernel<F, 1, false>, 0);
+  } else if (near_bytes(p.rows, p.gate.in) <= kNearBytes && p.rows <= 8) {
+    start(gated_kernel<F, 1, false>, near_bytes(p.route_blocks > 0 ? p.route.rows : p.rows, p.gate.in));
   } else {
     start(gated_kernel<F, 2, false>, 0);
   }
@@ -187,10 +220,10 @@ __global__ void __launch_bounds__(kWarps * 32, kCloseBlocks<F, 1>) down_kernel(D
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   const int job = blockIdx.y;
-  const int tiles_here = kWarps / parts;
+  const int tiles_here = over(kWarps, parts);
   const std::int64_t first_tile = static_cast<std::int64_t>(blockIdx.x) * tiles_here;
-  const std::int64_t tile = min(first_tile + warp / parts, p.m.row_tiles() - 1);
-  const ColumnShare share{warp % parts, parts, static_cast<int>(p.m.column_tiles())};
+  const std::int64_t tile = min(first_tile + over(warp, parts), p.m.row_tiles() - 1);
+  const ColumnShare share{within(warp, parts), parts, static_cast<int>(p.m.column_tiles())};
   const int pitch = static_cast<int>(p.m.in) + kPad;
   wait_for_previous();
   if (warp == 0) {
@@ -211,8 +244,8 @@ __global__ void __launch_bounds__(kWarps * 32, kCloseBlocks<F, 1>) down_kernel(D
   for (int i = 0; i < 4; ++i) sums[warp][lane % 4 * 2 + i % 2][lane / 4 + i / 2 * 8] = sum[0][i];
   __syncthreads();
   for (int i = threadIdx.x; i < tiles_here * rows * 16; i += blockDim.x) {
-    const int row = i / (tiles_here * 16);
-    const int t = i / 16 % tiles_here;
+    const int row = over(i, tiles_here * 16);
+    const int t = within(i / 16, tiles_here);
     const std::int64_t o = (first_tile + t) * 16 + i % 16;
     if (o >= p.m.out) continue;
     float v = 0;
@@ -223,28 +256,44 @@ __global__ void __launch_bounds__(kWarps * 32, kCloseBlocks<F, 1>) down_kernel(D
 
 }  // namespace
 
-void few_experts(const FewExperts& e, cudaStream_t stream, cudaStream_t beside) {
+bool routes_beside_shared(const Product& route) {
+  return route.rows <= 8 && route.m.type == DType::kF16 && near_bytes(route.rows, route.m.in) <= kNearBytes;
+}
+
+void shared_gated(const FewExperts& e, const Product* route, cudaStream_t stream) {
+  Gated shared{.gate = e.w.shared_gate, .up = e.w.shared_up, .x = e.x, .rows = e.rows, .used = e.used, .together = 1,
+               .limit = e.shared_limit, .hidden = e.shared_hidden};
+  if (route != nullptr) {
+    shared.route = *route;
+    shared.route_blocks = static_cast<int>(row_tiles(*route));
+  }
+  with_fragment(e.w.shared_gate.type, [&](auto f) { gated<decltype(f)>(shared, stream); });
+}
+
+void shared_down(const FewExperts& e, cudaStream_t stream) {
+  half_product({.m = e.w.shared_down, .outs = e.w.shared_down.out, .rows = e.rows, .x_stride = e.w.shared_down.in, .y = e.y,
+                .y_stride = e.w.shared_down.out},
+               e.shared_hidden, stream);
+}
+
+void routed_experts(const FewExperts& e, cudaStream_t stream) {
   const int jobs = e.rows * e.used;
   const int together = e.choice != nullptr ? 1 : std::min(e.rows, kPairsTogether);
-  const Gated routed{e.w.gate, e.w.up, e.x, e.experts, e.weights, e.rows, e.used, together, e.limit, e.hidden,
-                     e.choice != nullptr, e.choice != nullptr ? *e.choice : RouteChoice{}};
+  Gated routed{.gate = e.w.gate, .up = e.w.up, .x = e.x, .experts = e.experts, .weights = e.weights, .rows = e.rows, .used = e.used,
+               .together = together, .limit = e.limit, .hidden = e.hidden};
+  routed.chooses = e.choice != nullptr;
+  if (routed.chooses) routed.choice = *e.choice;
   with_fragment(e.w.gate.type, [&](auto f) { gated<decltype(f)>(routed, stream); });
-  const Gated shared{e.w.shared_gate, e.w.shared_up, e.x, nullptr, nullptr, e.rows, e.used, 1, e.shared_limit, e.shared_hidden,
-                     false, {}};
-  with_fragment(e.w.shared_gate.type, [&](auto f) { gated<decltype(f)>(shared, beside); });
 
   const Down down{e.w.down, e.hidden, e.experts, jobs, together, e.pair_out};
   const int parts = jobs > 32 ? 1 : 2;  // with many jobs every warp has longer rows, with few there are more warps
   const int tiles_here = kWarps / parts;
   const dim3 grid(static_cast<unsigned>((e.w.down.row_tiles() + tiles_here - 1) / tiles_here), static_cast<unsigned>(jobs));
-  const std::size_t near = static_cast<std::size_t>(together) * static_cast<std::size_t>(down.m.in + kPad) * sizeof(__half);
+  const std::size_t near = near_bytes(together, down.m.in);
   with_fragment(e.w.down.type, [&](auto f) {
     allow_shared(down_kernel<decltype(f)>, near);
     launch(down_kernel<decltype(f)>, grid, kWarps * 32, near, stream, down, parts);
   });
-  half_product({.m = e.w.shared_down, .outs = e.w.shared_down.out, .rows = e.rows, .x_stride = e.w.shared_down.in, .y = e.y,
-                .y_stride = e.w.shared_down.out},
-               e.shared_hidden, beside);
 }
 
 }  // namespace ds4::cuda

@@ -35,18 +35,35 @@ __device__ inline T load_at(const std::byte* at) {
   return *reinterpret_cast<const T*>(at);
 }
 
+/// Device memory that is read once a step. Its loads give their place in the caches up first, which leaves the code,
+/// the parameters and the small operands of all kernels in there from one step to the next.
+struct ReadOnce {
+  const std::byte* at;
+  __device__ ReadOnce operator+(std::int64_t bytes) const { return {at + bytes}; }
+  __device__ ReadOnce& operator+=(std::int64_t bytes) {
+    at += bytes;
+    return *this;
+  }
+};
+template <typename T>
+__device__ inline T load_at(ReadOnce from) {
+  return __ldcs(reinterpret_cast<const T*>(from.at));
+}
+
 /// Two steps of the weight operand: registers in the order of mma.m16n8k16.
 struct StepPair {
   std::uint32_t a[2][4];
 };
 
-/// A tile as one lane sees it. Pointers, not offsets: from tile to tile one addition moves each.
+/// A tile as one lane sees it. Pointers, not offsets: from tile to tile one addition moves each. `Bytes` is a pointer or
+/// ReadOnce.
+template <typename Bytes>
 struct LaneTile {
-  const std::byte* wide;   // 16 bytes a lane
-  const std::byte* four;   // 4 bytes a lane
-  const std::byte* two;    // 2 bytes a lane
-  const std::byte* row;    // 4 bytes a row: of row g, that of row g + 8 lies 32 further
-  __device__ LaneTile(const std::byte* tile, int lane)
+  Bytes wide;  // 16 bytes a lane
+  Bytes four;  // 4 bytes a lane
+  Bytes two;   // 2 bytes a lane
+  Bytes row;   // 4 bytes a row: of row g, that of row g + 8 lies 32 further
+  __device__ LaneTile(Bytes tile, int lane)
       : wide(tile + lane * 16), four(tile + lane * 4), two(tile + lane * 2), row(tile + lane / 4 * 4) {}
   __device__ LaneTile& operator+=(std::int64_t bytes) {
     wide += bytes, four += bytes, two += bytes, row += bytes;
@@ -81,10 +98,12 @@ struct FragmentF16 {
   };
   struct Head {};
   struct Scales {};
-  __device__ static Piece piece(const LaneTile& tile, int u) {
+  template <typename Bytes>
+  __device__ static Piece piece(const LaneTile<Bytes>& tile, int u) {
     return {load_at<uint4>(tile.wide + 2 * u * 512), load_at<uint4>(tile.wide + (2 * u + 1) * 512)};
   }
-  __device__ static Head head(const LaneTile&) { return {}; }
+  template <typename Bytes>
+  __device__ static Head head(const LaneTile<Bytes>&) { return {}; }
   __device__ static Scales scales(const Head&, float) { return {}; }
   template <typename Octets>
   __device__ static StepPair expand(const Piece& p, const Scales&, int, const Octets&) {
@@ -101,8 +120,10 @@ struct FragmentBF16 {
   struct Scales {
     float pre;
   };
-  __device__ static Piece piece(const LaneTile& tile, int u) { return FragmentF16::piece(tile, u); }
-  __device__ static Head head(const LaneTile&) { return {}; }
+  template <typename Bytes>
+  __device__ static Piece piece(const LaneTile<Bytes>& tile, int u) { return FragmentF16::piece(tile, u); }
+  template <typename Bytes>
+  __device__ static Head head(const LaneTile<Bytes>&) { return {}; }
   __device__ static Scales scales(const Head&, float pre) { return {pre}; }
   __device__ static std::uint32_t convert(std::uint32_t two, float pre) {
     return as_bits(__floats2half2_rn(__uint_as_float(two << 16) * pre, __uint_as_float(two & 0xffff0000u) * pre));
@@ -124,10 +145,12 @@ struct FragmentQ8_0 {
   struct Scales {
     __half2 d[2];  // row g, row g + 8
   };
-  __device__ static Piece piece(const LaneTile& tile, int u) {
+  template <typename Bytes>
+  __device__ static Piece piece(const LaneTile<Bytes>& tile, int u) {
     return load_at<uint4>(tile.wide + u * 512);
   }
-  __device__ static Head head(const LaneTile& tile) { return load_at<__half2>(tile.four + 2048); }
+  template <typename Bytes>
+  __device__ static Head head(const LaneTile<Bytes>& tile) { return load_at<__half2>(tile.four + 2048); }
   __device__ static Scales scales(const Head& d, float pre) {
     return {{both(__low2float(d) * pre), both(__high2float(d) * pre)}};
   }
@@ -160,13 +183,15 @@ struct FragmentMXFP4 {
   struct Scales {
     __half2 d[2];
   };
-  __device__ static Piece piece(const LaneTile& tile, int u) {
+  template <typename Bytes>
+  __device__ static Piece piece(const LaneTile<Bytes>& tile, int u) {
     return load_at<uint2>(tile.wide + u / 2 * 512 + u % 2 * 8);
   }
   __device__ static float factor(std::uint32_t code, float pre) {  // the bits below are 2^-14 of the value
     return __uint_as_float(code << 23) * 16384.0F * pre;
   }
-  __device__ static Head head(const LaneTile& tile) {
+  template <typename Bytes>
+  __device__ static Head head(const LaneTile<Bytes>& tile) {
     return load_at<std::uint16_t>(tile.two + 1024);
   }
   __device__ static Scales scales(const Head& codes, float pre) {
@@ -202,8 +227,10 @@ struct FragmentQ4_K {
     __half2 d[2];
     __half2 m[2];  // negative
   };
-  __device__ static Piece piece(const LaneTile& tile, int u) { return FragmentMXFP4::piece(tile, u); }
-  __device__ static Head head(const LaneTile& tile) {
+  template <typename Bytes>
+  __device__ static Piece piece(const LaneTile<Bytes>& tile, int u) { return FragmentMXFP4::piece(tile, u); }
+  template <typename Bytes>
+  __device__ static Head head(const LaneTile<Bytes>& tile) {
     return {load_at<std::uint32_t>(tile.four + 1024), load_at<__half2>(tile.row + 1152), load_at<__half2>(tile.row + 1152 + 32)};
   }
   __device__ static Scales scales(const Head& head, float pre) {
@@ -245,10 +272,12 @@ struct FragmentQ2_K {
     __half2 d[2][2];  // [sub-block][row]
     __half2 m[2][2];  // negative
   };
-  __device__ static Piece piece(const LaneTile& tile, int u) {
+  template <typename Bytes>
+  __device__ static Piece piece(const LaneTile<Bytes>& tile, int u) {
     return load_at<std::uint32_t>(tile.wide + u * 4);
   }
-  __device__ static Head head(const LaneTile& tile) {
+  template <typename Bytes>
+  __device__ static Head head(const LaneTile<Bytes>& tile) {
     return {load_at<std::uint32_t>(tile.four + 512), load_at<__half2>(tile.row + 640), load_at<__half2>(tile.row + 640 + 32)};
   }
   __device__ static Scales scales(const Head& head, float pre) {
@@ -304,8 +333,10 @@ struct FragmentIQ2_XXS {
     std::uint32_t signs[2];
     __half2 d[2];
   };
-  __device__ static Piece piece(const LaneTile&, int) { return {}; }
-  __device__ static Head head(const LaneTile& tile) {
+  template <typename Bytes>
+  __device__ static Piece piece(const LaneTile<Bytes>&, int) { return {}; }
+  template <typename Bytes>
+  __device__ static Head head(const LaneTile<Bytes>& tile) {
     return {load_at<uint4>(tile.wide), load_at<std::uint32_t>(tile.four + 512)};
   }
   __device__ static Scales scales(const Head& head, float) {
@@ -331,8 +362,8 @@ struct FragmentIQ2_XXS {
 };
 
 /// The lane's pieces of a tile; in one load where they lie side by side.
-template <typename F>
-__device__ __forceinline__ void load_pieces(const LaneTile& tile, typename F::Piece (&to)[4]) {
+template <typename F, typename Bytes>
+__device__ __forceinline__ void load_pieces(const LaneTile<Bytes>& tile, typename F::Piece (&to)[4]) {
   if constexpr (sizeof(typename F::Piece) == 4) {
     const uint4 all = load_at<uint4>(tile.wide);
     to[0] = all.x, to[1] = all.y, to[2] = all.z, to[3] = all.w;

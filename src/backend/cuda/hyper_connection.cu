@@ -28,7 +28,7 @@ template <bool kHalf>
 __device__ float2 fn_pair(const Matrix& fn, int control, std::int64_t at, bool second) {
   const std::byte* row = fn.row(0, control);
   if constexpr (kHalf) {
-    return __half22float2(*reinterpret_cast<const __half2*>(row + 2 * at));
+    return __half22float2(__ldcs(reinterpret_cast<const __half2*>(row + 2 * at)));
   } else {
     return {file_value(fn.type, row, at, fn.iq2), second ? file_value(fn.type, row, at + 1, fn.iq2) : 0.0F};
   }

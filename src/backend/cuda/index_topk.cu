@@ -13,7 +13,7 @@ namespace {
 
 /// A warp a (row, head): rotation, then the rounding that matches the stored keys.
 __global__ void __launch_bounds__(128) query_kernel(const Batch batch, const IndexTopk p) {
-  extern __shared__ float shared[];
+  extern __shared__ __align__(16) float shared[];
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   const std::int64_t head = static_cast<std::int64_t>(blockIdx.x) * (blockDim.x / 32) + warp;
@@ -192,6 +192,92 @@ __global__ void __launch_bounds__(256) half_scores_kernel(const Batch batch, con
   }
 }
 
+constexpr int kFewKeys = 32;
+constexpr int kMostScoreBlocks = 1056;  // of a row: eight a multiprocessor; beyond that they take several groups of keys
+constexpr int kFewScoreWarps = kIndexHeads / 16;
+
+/// Four halves of two steps of an operand from a word of eight FP4 values: (v0, v4), (v1, v5), (v2, v6), (v3, v7).
+__device__ inline void expand_fp4(std::uint32_t word, __half2 scale, std::uint32_t (&pairs)[4]) {
+  const __half2 unit = __float2half2_rn(16384.0F);  // the bits below are 2^-14 of the value
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    const std::uint32_t v = word << (12 - 4 * j);  // sign at bit 15, magnitude at 12..14 of each half
+    pairs[j] = as_bits(__hmul2(__hmul2(as_half2((v & 0x80008000u) | (v >> 3 & 0x0e000e00u)), unit), scale));
+  }
+}
+
+/// The same for one row each and packed keys, without shared memory: block (groups of 32 keys, row), a warp 16 heads. In
+/// every operand lane (g, t) has the dims 32 t .. 32 t + 31, a block of the keys, of row g.
+__global__ void __launch_bounds__(kFewScoreWarps * 32) few_scores_kernel(const Batch batch, const IndexTopk p, int first_row,
+                                                                         std::int64_t pitch) {
+  __shared__ float parts[2][kFewScoreWarps][kFewKeys];
+  const int row = first_row + blockIdx.y;
+  const int warp = threadIdx.x / 32;
+  const int g = threadIdx.x % 32 / 4;
+  const int t = threadIdx.x % 4;
+  wait_for_previous();
+  const std::int64_t visible = visible_rows(batch, row, p.ratio);
+  const SegmentView& segment = batch.segments[batch.segment_of[row]];
+  std::uint32_t queries[2][16];  // of heads g and g + 8: pairs of halves four apart, as the keys' values
+  float weight[2];
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const std::int64_t head = static_cast<std::int64_t>(row) * kIndexHeads + warp * 16 + g + 8 * r;
+    weight[r] = p.head_weights[head];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const uint4 v = *reinterpret_cast<const uint4*>(p.half_queries + head * kIndexDim + t * 32 + j * 8);
+      queries[r][4 * j] = __byte_perm(v.x, v.z, 0x5410);
+      queries[r][4 * j + 1] = __byte_perm(v.x, v.z, 0x7632);
+      queries[r][4 * j + 2] = __byte_perm(v.y, v.w, 0x5410);
+      queries[r][4 * j + 3] = __byte_perm(v.y, v.w, 0x7632);
+    }
+  }
+  int turn = 0;
+  for (std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kFewKeys; first < visible; first += gridDim.x * kFewKeys, turn ^= 1) {
+    uint4 codes[kFewKeys / 8];
+    std::uint32_t scale[kFewKeys / 8];
+#pragma unroll
+    for (int n = 0; n < kFewKeys / 8; ++n) {
+      const RowPlace place = batch.row_in_pages(segment, p.store, min(first + 8 * n + g, visible - 1));
+      codes[n] = *reinterpret_cast<const uint4*>(place.main + t * 16);
+      scale[n] = reinterpret_cast<const std::uint8_t*>(place.scale)[t];
+    }
+#pragma unroll
+    for (int n = 0; n < kFewKeys / 8; ++n) {
+      const __half2 factor = __float2half2_rn(e8m0(scale[n]));
+      const std::uint32_t words[4] = {codes[n].x, codes[n].y, codes[n].z, codes[n].w};
+      float dots[4] = {};
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        std::uint32_t b[4];
+        expand_fp4(words[j], factor, b);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const std::uint32_t a[4] = {queries[0][4 * j + 2 * half], queries[1][4 * j + 2 * half], queries[0][4 * j + 2 * half + 1],
+                                      queries[1][4 * j + 2 * half + 1]};
+          mma(dots, a, b[2 * half], b[2 * half + 1]);
+        }
+      }
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        float v = weight[0] * fmaxf(dots[e], 0.0F) + weight[1] * fmaxf(dots[2 + e], 0.0F);
+        v += __shfl_xor_sync(~0u, v, 4);
+        v += __shfl_xor_sync(~0u, v, 8);
+        v += __shfl_xor_sync(~0u, v, 16);
+        if (g == 0) parts[turn][warp][8 * n + 2 * t + e] = v;
+      }
+    }
+    __syncthreads();
+    if (threadIdx.x < kFewKeys && first + threadIdx.x < visible) {
+      float sum = 0;
+#pragma unroll
+      for (int w = 0; w < kFewScoreWarps; ++w) sum += parts[turn][w][threadIdx.x];
+      p.scores[blockIdx.y * pitch + first + threadIdx.x] = sum * score_scale(kIndexDim, kIndexHeads);
+    }
+  }
+}
+
 /// Everything is visible and kept: no scores needed.
 __global__ void take_all_kernel(const Batch batch, const IndexTopk p) {
   const int row = blockIdx.x;
@@ -218,7 +304,10 @@ void index_topk(const Batch& batch, const IndexTopk& p, cudaStream_t stream) {
     const int rows = std::min(p.score_rows, batch.rows - first);
     if (half) {
       const auto key_blocks = static_cast<unsigned>(pitch / kKeys);
-      if (rows <= 16)  // of as many sequences, most likely
+      if (rows <= 16 && p.format == KvFormat::kPacked) {  // of as many sequences, most likely
+        const auto blocks = static_cast<unsigned>(std::min<std::int64_t>((p.max_visible + kFewKeys - 1) / kFewKeys, kMostScoreBlocks));
+        launch(few_scores_kernel, dim3(blocks, static_cast<unsigned>(rows)), kFewScoreWarps * 32, 0, stream, batch, p, first, pitch);
+      } else if (rows <= 16)
         launch(half_scores_kernel<1>, dim3(key_blocks, static_cast<unsigned>(rows)), 256, 0, stream, batch, p, first, rows, pitch);
       else
         launch(half_scores_kernel<16>, dim3(key_blocks, static_cast<unsigned>((rows + 15) / 16)), 256, 0, stream, batch, p, first, rows,
@@ -233,6 +322,7 @@ void index_topk(const Batch& batch, const IndexTopk& p, cudaStream_t stream) {
             .topk = p.topk,
             .positions = batch.positions + first,
             .ratio = p.ratio,
+            .most = p.max_visible,
             .selected = p.selected + static_cast<std::int64_t>(first) * p.topk,
             .count = p.count + first},
            stream);

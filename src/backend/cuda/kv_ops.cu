@@ -40,7 +40,7 @@ __device__ void copy_row(const Rows& layout, RowPlace to, RowPlace from) {
 
 /// A block a row.
 __global__ void __launch_bounds__(kThreads) window_kernel(const Batch batch, const WindowRows p) {
-  extern __shared__ float values[];
+  extern __shared__ __align__(16) float values[];
   __shared__ float space[33];
   const int row = blockIdx.x;
   wait_for_previous();
@@ -126,7 +126,7 @@ __device__ float pool(const TokenState& states, std::int64_t b, int n) {
 
 /// A block a row of the batch: it keeps the token's state and, when the token completes a block, makes the row.
 __global__ void __launch_bounds__(kThreads) compress_kernel(const Batch batch, const CompressRows p) {
-  extern __shared__ float values[];
+  extern __shared__ __align__(16) float values[];
   __shared__ float space[33];
   const int row = blockIdx.x;
   wait_for_previous();

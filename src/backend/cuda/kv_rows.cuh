@@ -146,9 +146,26 @@ __device__ inline float kv_value(KvFormat format, RowPlace at, int head_dim, int
   return __uint_as_float(static_cast<std::uint32_t>(tail[0] | tail[1] << 8) << 16);
 }
 
-/// Walsh-Hadamard transform of dim values in shared memory by one warp, times dim^-0.5.
+/// Walsh-Hadamard transform of dim values in shared memory, at a multiple of 16 bytes, by one warp, times dim^-0.5.
 __device__ inline void warp_hadamard(float* values, int dim) {
   const int lane = threadIdx.x % 32;
+  if (dim == 128) {  // four values a lane: the same sums without shared memory
+    __syncwarp();
+    float4 v = reinterpret_cast<float4*>(values)[lane];
+    v = {v.x + v.y, v.x - v.y, v.z + v.w, v.z - v.w};
+    v = {v.x + v.z, v.y + v.w, v.x - v.z, v.y - v.w};
+    for (int step = 1; step < 32; step *= 2) {
+      const float4 other = {__shfl_xor_sync(~0u, v.x, step), __shfl_xor_sync(~0u, v.y, step), __shfl_xor_sync(~0u, v.z, step),
+                            __shfl_xor_sync(~0u, v.w, step)};
+      const bool upper = (lane & step) != 0;
+      v = {upper ? other.x - v.x : v.x + other.x, upper ? other.y - v.y : v.y + other.y, upper ? other.z - v.z : v.z + other.z,
+           upper ? other.w - v.w : v.w + other.w};
+    }
+    constexpr float kScale = 0.08838834764831845F;  // 128^-0.5
+    reinterpret_cast<float4*>(values)[lane] = {v.x * kScale, v.y * kScale, v.z * kScale, v.w * kScale};
+    __syncwarp();
+    return;
+  }
   for (int stride = 1; stride < dim; stride *= 2) {
     __syncwarp();
     for (int pair = lane; pair < dim / 2; pair += 32) {

@@ -26,6 +26,9 @@ States states_of(const StateRing& ring) { return {ring.offset, ring.slots, ring.
 // --- what ops share
 
 void CudaBackend::flush() {
+  run_joint();
+  if (pending_route_) half_product(*pending_route_, scratch_.mixed_half, stream());
+  pending_route_.reset();
   if (pending_choice_) {
     choose_experts(*pending_choice_, stream());
     device_.launched("route");
@@ -89,8 +92,31 @@ void CudaBackend::multiply(const Matrix& m, const float* x, std::int64_t rows, f
 
 cudaStream_t CudaBackend::branch(int number, const float* x, const Weight& weight) {
   // Only work that shares no scratch with the other branches: products of halves that are there already.
-  const bool ready = forked_ && x == half_source_ && matrix(weight).tiled;
+  const bool ready = fork_source_ != nullptr && fork_source_ == x && x == half_source_ && matrix(weight).tiled;
   return ready ? side(number) : stream();
+}
+
+bool CudaBackend::join_product(const Weight& weight, const float* x, float* y) {
+  const Matrix& m = matrix(weight);
+  if (batch_.rows > kFewRows || x != half_source_ || !joins(m) || joint_.size() == kMostJoined) return false;
+  joint_.push_back({.m = m, .outs = m.out, .rows = batch_.rows, .x_stride = m.in, .y = y, .y_stride = m.out});
+  return true;
+}
+
+void CudaBackend::run_joint() {
+  if (joint_.empty()) return;
+  joint_product(joint_, half_data_, stream());
+  device_.launched("products");
+  joint_.clear();
+  fork(half_source_);
+  if (pending_low_rank_) finish_low_rank(*pending_low_rank_);
+  pending_low_rank_.reset();
+  if (pending_window_) make_window_rows(batch_, window_, side(0));
+  pending_window_ = false;
+  for (std::size_t i = 0; i < std::size(pending_compress_); ++i)
+    if (pending_compress_[i]) compress_rows(batch_, *pending_compress_[i], long_segments_, side(1 + static_cast<int>(i)));
+  for (auto& pending : pending_compress_) pending.reset();
+  device_.launched("window_kv");
 }
 
 int CudaBackend::run_hc_sums(const HyperConnectionWeights& hc, Tensor streams, const HcPost& post,
@@ -147,7 +173,7 @@ void CudaBackend::hc_pre(const HcPreArgs& args) {
   const int rows = static_cast<int>(args.y.rows);
   const int slices = run_hc_sums(args.hc, args.streams, post, nullptr, rows, d.hc_controls());
   if (batch_.rows <= kFewRows) device_.check(cudaEventRecord(sums_ready_, stream()), "fork");
-  half_source_ = nullptr;
+  half_source_ = fork_source_ = nullptr;
   pending_mix_ = HcMix{.streams = args.streams.data,
                        .source_row = nullptr,
                        .sums = scratch_.hc_sums,
@@ -176,7 +202,7 @@ void CudaBackend::hc_head(const HcHeadArgs& args) {
   flush();
   const Dims& d = config_.dims;
   const int slices = run_hc_sums(args.hc, args.streams, {}, batch_.logit_rows, logit_rows_, d.hc);
-  half_source_ = nullptr;
+  half_source_ = fork_source_ = nullptr;
   pending_mix_ = HcMix{.streams = args.streams.data,
                        .source_row = batch_.logit_rows,
                        .sums = scratch_.hc_sums,
@@ -214,6 +240,7 @@ void CudaBackend::rms_norm(const RmsNormArgs& args) {
   const bool follows = pending_mix_ && pending_mix_->y == args.x.data && args.y.data == args.x.data;
   if (!follows) flush();
   half_source_ = args.y.data;
+  fork_source_ = nullptr;
   half_data_ = follows && pending_mix_->head ? scratch_.head_half : scratch_.mixed_half;
   if (args.x.rows > config_.max_rows || width > config_.dims.hidden) half_source_ = nullptr, half_data_ = nullptr;
   __half* low = half_data_ == scratch_.mixed_half ? half_data_ + args.x.rows * width : nullptr;
@@ -229,39 +256,52 @@ void CudaBackend::rms_norm(const RmsNormArgs& args) {
 void CudaBackend::query_heads(const QueryHeadsArgs& args) {
   if (!enqueue(kQuery, args.q.data)) return;
   flush();
-  const Dims& d = config_.dims;
-  if (args.x.data == half_source_) fork();
-  const Matrix& q_a = matrix(args.q_a);
-  if (batch_.rows <= kNormRowsOfBlock && q_a.tiled) {
-    half_product({.m = q_a,
-                  .outs = q_a.out,
-                  .rows = batch_.rows,
-                  .x_stride = q_a.in,
-                  .y = args.qr.data,
-                  .y_stride = q_a.out,
-                  .norm = {vector(args.q_a_norm), d.rms_eps, scratch_.qr_half, scratch_.ticket}},
-                 halves(args.x.data, batch_.rows, q_a.in, scratch_.wide_half), stream());
-    device_.launched("query_heads");
+  float* raw = batch_.rows <= kNormedRows ? scratch_.low_rank_query : args.qr.data;
+  if (join_product(args.q_a, args.x.data, raw)) {
+    pending_low_rank_.emplace(LowRankQuery{args, raw, std::nullopt});
   } else {
-    multiply(q_a, args.x.data, batch_.rows, args.qr.data, scratch_.wide_half, stream());
-    norm_rows(args.qr.data, vector(args.q_a_norm), d.rms_eps, batch_.rows, d.q_lora, args.qr.data, scratch_.qr_half, nullptr, stream());
+    if (args.x.data == half_source_) fork(args.x.data);
+    multiply(matrix(args.q_a), args.x.data, batch_.rows, args.qr.data, scratch_.wide_half, stream());
+    finish_low_rank({args, args.qr.data, std::nullopt});
   }
-  qr_source_ = args.qr.data;
-  if (forked_) device_.check(cudaEventRecord(query_fork_, stream()), "fork");
-  multiply(matrix(args.q_b), args.qr.data, batch_.rows, args.q.data, scratch_.wide_half, stream());
   query_source_ = args.q.data;
   pending_heads_.emplace(args);
-  Attention shape = attention_shape();
-  shape.pairs = static_cast<int>(args.rope.cols);
-  if (!finishes_queries(shape, batch_.rows)) flush_heads();
+}
+
+void CudaBackend::finish_low_rank(const LowRankQuery& query) {
+  const Dims& d = config_.dims;
+  const QueryHeadsArgs& args = query.args;
+  const Matrix& q_b = matrix(args.q_b);
+  const float* weight = vector(args.q_a_norm);
+  const bool normed_later = query.raw != args.qr.data && joins(q_b) && (!query.index || joins(*query.index->q_b));
+  if (!normed_later)
+    norm_rows(query.raw, weight, d.rms_eps, batch_.rows, d.q_lora, args.qr.data, scratch_.qr_half, nullptr, stream());
+  qr_source_ = args.qr.data;
+  if (fork_source_ != nullptr) device_.check(cudaEventRecord(query_fork_, stream()), "fork");
+  const auto from_query = [&](const Matrix& m, float* y, bool keep) {
+    if (!normed_later) return multiply(m, args.qr.data, batch_.rows, y, scratch_.wide_half, stream());
+    half_product({.m = m,
+                  .outs = m.out,
+                  .rows = batch_.rows,
+                  .y = y,
+                  .y_stride = m.out,
+                  .normed = {query.raw, weight, d.rms_eps, keep ? args.qr.data : nullptr, scratch_.qr_half}},
+                 nullptr, stream());
+  };
+  // The indexer's queries come first: what follows from them takes longer than the attention's queries.
+  if (query.index) {
+    from_query(*query.index->q_b, scratch_.index_queries, false);
+    device_.check(cudaEventRecord(query_fork_, stream()), "fork");
+    device_.check(cudaStreamWaitEvent(side(3), query_fork_, 0), "fork");
+    index_queries(batch_, query.index->topk, side(3));
+  }
+  from_query(q_b, args.q.data, true);
+  device_.launched("query_heads");
 }
 
 void CudaBackend::window_kv(const WindowKvArgs& args) {
   if (!enqueue(kWindow, args.x.data)) return;
-  flush();
   const Dims& d = config_.dims;
-  const cudaStream_t on = branch(0, args.x.data, args.kv);
-  multiply(matrix(args.kv), args.x.data, batch_.rows, scratch_.kv, scratch_.wide_half, on);
   window_ = WindowRows{.kv = scratch_.kv,
                        .weight = vector(args.kv_norm),
                        .frequencies = args.rope.data,
@@ -272,42 +312,52 @@ void CudaBackend::window_kv(const WindowKvArgs& args) {
                        .ring = rows_of(layer(args.layer).window),
                        .fresh = scratch_.fresh_rows,
                        .fresh_rows = fresh_rows(layer(args.layer).window)};
+  if (pending_low_rank_ && join_product(args.kv, args.x.data, scratch_.kv)) {
+    pending_window_ = true;
+    return;
+  }
+  flush();
+  const cudaStream_t on = branch(0, args.x.data, args.kv);
+  multiply(matrix(args.kv), args.x.data, batch_.rows, scratch_.kv, scratch_.wide_half, on);
   make_window_rows(batch_, window_, on);
   device_.launched("window_kv");
 }
 
 void CudaBackend::compress(const CompressArgs& args) {
   if (!enqueue(kCompress, args.x.data)) return;
-  flush();
   const Dims& d = config_.dims;
   const LayerKvLayout& kv = layer(args.layer);
   const bool indexer = args.kind == CompressorKind::kIndexer;
-  const cudaStream_t on = branch(indexer ? 2 : 1, args.x.data, args.weights.kv);
   float* z = indexer ? scratch_.index_z : scratch_.z;
   float* g = indexer ? scratch_.index_g : scratch_.g;
+  const CompressRows rows{.z = z,
+                          .g = g,
+                          .ape = matrix(args.weights.ape),
+                          .norm = vector(args.weights.norm),
+                          .frequencies = args.rope.data,
+                          .pairs = static_cast<int>(args.rope.cols),
+                          .ratio = kv.ratio,
+                          .row_width = indexer ? d.index_dim : d.head_dim,
+                          .eps = d.rms_eps,
+                          .format = config_.kv.format,
+                          .indexer = indexer,
+                          .states = states_of(indexer ? kv.index_state : kv.state),
+                          .store = rows_of(indexer ? kv.index : kv.compressed)};
+  if (pending_low_rank_ && joins(matrix(args.weights.gate)) && join_product(args.weights.kv, args.x.data, z)) {
+    join_product(args.weights.gate, args.x.data, g);
+    pending_compress_[indexer ? 1 : 0].emplace(rows);
+    return;
+  }
+  flush();
+  const cudaStream_t on = branch(indexer ? 2 : 1, args.x.data, args.weights.kv);
   multiply(matrix(args.weights.kv), args.x.data, batch_.rows, z, scratch_.wide_half, on);
   multiply(matrix(args.weights.gate), args.x.data, batch_.rows, g, scratch_.wide_half, on);
-  compress_rows(batch_,
-                {.z = z,
-                 .g = g,
-                 .ape = matrix(args.weights.ape),
-                 .norm = vector(args.weights.norm),
-                 .frequencies = args.rope.data,
-                 .pairs = static_cast<int>(args.rope.cols),
-                 .ratio = kv.ratio,
-                 .row_width = indexer ? d.index_dim : d.head_dim,
-                 .eps = d.rms_eps,
-                 .format = config_.kv.format,
-                 .indexer = indexer,
-                 .states = states_of(indexer ? kv.index_state : kv.state),
-                 .store = rows_of(indexer ? kv.index : kv.compressed)},
-                long_segments_, on);
+  compress_rows(batch_, rows, long_segments_, on);
   device_.launched("compress");
 }
 
 void CudaBackend::index_topk(const IndexTopkArgs& args) {
   if (!enqueue(kIndex, args.selected.data)) return;
-  flush();
   const Dims& d = config_.dims;
   const int ratio = layer(args.layer).ratio;
   const std::int64_t max_visible = end_position_ / ratio;
@@ -329,6 +379,17 @@ void CudaBackend::index_topk(const IndexTopkArgs& args) {
                     .count = args.count.data,
                     .exact = exact_};
   // Queries beside the keys, and both beside the attention's queries, when all inputs are halves that are there already.
+  const bool beside = pending_low_rank_ && args.qr.data == pending_low_rank_->args.qr.data && matrix(args.q_b).tiled &&
+                      pending_compress_[1].has_value();
+  if (beside && p.selects() && join_product(args.proj, args.x.data, scratch_.index_weights)) {
+    pending_low_rank_->index.emplace(IndexQueries{&matrix(args.q_b), p});
+    flush();
+    join(3, side(2));
+    cuda::index_topk(batch_, p, side(2));
+    device_.launched("index_topk");
+    return;
+  }
+  flush();
   const bool apart = running_[2] && args.qr.data == qr_source_ && args.x.data == half_source_ && matrix(args.q_b).tiled &&
                      matrix(args.proj).tiled;
   if (!apart) join(2);
@@ -380,6 +441,7 @@ void CudaBackend::sparse_attention(const SparseAttentionArgs& args) {
   attention.topk = d.index_topk;
   attention.max_keys = d.window + (selects ? std::min<std::int64_t>(d.index_topk, visible) : visible);
   attention.multiprocessors = device_.multiprocessors();
+  attention.shared_of_multiprocessor = device_.shared_of_multiprocessor();
   attention.parts = scratch_.attention_parts;
   attention.o = args.o.data;
   attention.o_half = scratch_.wide_half;
@@ -427,6 +489,7 @@ void CudaBackend::route(const RouteArgs& args) {
   flush();
   const Dims& d = config_.dims;
   const Matrix& gate = matrix(args.gate);
+  if (batch_.rows <= kFewRows && args.x.data == half_source_) fork(args.x.data);  // for the shared expert
   if (gate.tiled) {  // in FP32 (§2.9): high and low parts of the input as rows of one product
     const __half* x = scratch_.mixed_half;
     if (args.x.data != half_source_ || half_data_ != scratch_.mixed_half) {
@@ -437,10 +500,12 @@ void CudaBackend::route(const RouteArgs& args) {
     // Both in one product, unless that would be one of many rows.
     const bool apart = batch_.rows <= kFewRows && 2 * batch_.rows > kFewRows;
     const std::int64_t rows = apart ? batch_.rows : 2 * batch_.rows;
-    for (std::int64_t first = 0; first < 2 * batch_.rows; first += rows)
-      half_product({.m = gate, .outs = gate.out, .rows = rows, .x_stride = gate.in, .y = scratch_.route_logits + first * gate.out,
-                    .y_stride = gate.out},
-                   x + first * gate.in, stream());
+    for (std::int64_t first = 0; first < 2 * batch_.rows; first += rows) {
+      const Product product{.m = gate, .outs = gate.out, .rows = rows, .x_stride = gate.in,
+                            .y = scratch_.route_logits + first * gate.out, .y_stride = gate.out};
+      if (x == scratch_.mixed_half && routes_beside_shared(product)) pending_route_.emplace(product);
+      else half_product(product, x + first * gate.in, stream());
+    }
   } else {
     multiply(gate, args.x.data, batch_.rows, scratch_.route_logits, nullptr, stream());
   }
@@ -471,6 +536,11 @@ void CudaBackend::experts(const ExpertsArgs& args) {
   const bool alike = w.gate.type == w.up.type && w.shared_gate.type == w.shared_up.type;
   const bool few = tiled && alike && batch_.rows <= kFewRows;
   if (!few) pending_choice_ = std::exchange(choice, std::nullopt);
+  std::optional<Product> route;
+  if (choice && pending_route_) {
+    route.emplace(*pending_route_);
+    pending_route_.reset();
+  }
   flush();
   if (!tiled || !alike) {
     file_experts({w.gate, w.up, w.down, w.shared_gate, w.shared_up, w.shared_down, args.x.data, args.experts.data,
@@ -506,26 +576,30 @@ void CudaBackend::experts(const ExpertsArgs& args) {
     experts_ = {scratch_.pair_out, scratch_.place_of, scratch_.place_of, d.experts_used};
     return;
   }
-  // The shared expert runs beside the routed ones.
-  fork();
-  const cudaStream_t beside = side(0);
-  few_experts({.w = w,
-               .x = x,
-               .experts = args.experts.data,
-               .weights = args.weights.data,
-               .rows = batch_.rows,
-               .used = d.experts_used,
-               .limit = args.limit,
-               .shared_limit = args.shared_limit,
-               .hidden = scratch_.hidden,
-               .shared_hidden = scratch_.shared_hidden,
-               .pair_out = scratch_.pair_out,
-               .y = args.y.data,
-               .choice = choice ? &*choice : nullptr},
-              stream(), beside);
+  const FewExperts few_of{.w = w,
+                          .x = x,
+                          .experts = args.experts.data,
+                          .weights = args.weights.data,
+                          .rows = batch_.rows,
+                          .used = d.experts_used,
+                          .limit = args.limit,
+                          .shared_limit = args.shared_limit,
+                          .hidden = scratch_.hidden,
+                          .shared_hidden = scratch_.shared_hidden,
+                          .pair_out = scratch_.pair_out,
+                          .y = args.y.data,
+                          .choice = choice ? &*choice : nullptr};
+  // The shared expert runs beside the router and the routed ones: its first half in the router's kernel, or beside it where
+  // its input was complete before.
+  if (route) shared_gated(few_of, &*route, stream());
+  if (route || fork_source_ != args.x.data) fork(args.x.data);
+  const cudaStream_t beside = side(1);
+  if (!route) shared_gated(few_of, nullptr, beside);
+  shared_down(few_of, beside);
+  routed_experts(few_of, stream());
   device_.launched("experts");
-  join(0);
-  forked_ = false;
+  join(1);
+  fork_source_ = nullptr;
   experts_ = {scratch_.pair_out, args.experts.data, nullptr, d.experts_used};
 }
 

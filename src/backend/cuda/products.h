@@ -11,6 +11,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
+#include <span>
 
 #include "backend/cuda/matrix.h"
 
@@ -19,14 +20,15 @@ namespace ds4::cuda {
 inline constexpr int kFewRows = 16;
 inline constexpr int kDirectRows = 2;  // where all warps read the same columns, more rows come through shared memory
 
-inline constexpr int kNormRowsOfBlock = 2;  // more rows are work for a kernel
-
-/// RMSNorm (§2.3) of what a product of few rows and one group leaves, by its last block: y in place, and as halves.
-struct ProductNorm {
-  const float* weight = nullptr;  // [outs]; null: no norm
+/// What a product's x is the RMSNorm (§2.3) of. Every block works it out for itself: cheaper than a kernel between two
+/// others.
+inline constexpr int kNormedRows = 8;
+struct NormedInput {
+  const float* x = nullptr;  // [rows, in]; null: halves are there
+  const float* weight = nullptr;
   float eps = 0;
-  __half* y_half = nullptr;
-  unsigned* ticket = nullptr;  // last_block.cuh
+  float* y = nullptr;        // out [rows, in]: the norm, for whoever else wants it; or null
+  __half* y_half = nullptr;  // the same as halves
 };
 
 /// For each group g: y[r][g * outs + o] = m[g * outs + o] . (x[r] + g * in), o < outs. One group is the plain product.
@@ -39,11 +41,17 @@ struct Product {
   std::int64_t y_stride = 0;
   int groups = 1;
   __half* y_half = nullptr;  // half_product: written in place of y, for a product that follows
-  ProductNorm norm = {};     // half_product of up to kNormRowsOfBlock rows
+  NormedInput normed = {};   // half_product of up to kNormedRows rows and one group, where joins(m): in place of x
 };
 
 void file_product(const Product& p, const float* x, cudaStream_t stream);
 void half_product(const Product& p, const __half* x, cudaStream_t stream);
+
+/// Several products of the same x, of up to kFewRows rows and one group each, as one kernel: a small one alone would
+/// leave most of the card's memory idle. Their matrices are of the types that joins() says.
+inline constexpr int kMostJoined = 7;  // low-rank query, window row, two compressors of two, indexer's weights
+bool joins(const Matrix& m);
+void joint_product(std::span<const Product> products, const __half* x, cudaStream_t stream);
 
 /// x [rows, columns] to halves, dense.
 void convert_to_half(const float* x, std::int64_t rows, std::int64_t columns, __half* to, cudaStream_t stream);
@@ -73,7 +81,7 @@ struct ExpertOutputs {
 struct RouteChoice;
 inline constexpr int kRowsThatChoose = 2;
 
-/// Up to kFewRows rows. Routed experts on `stream`, the shared one on `beside` (y).
+/// Up to kFewRows rows.
 struct FewExperts {
   ExpertMatrices w;
   const __half* x;              // [rows, d]
@@ -89,7 +97,12 @@ struct FewExperts {
   float* y;                   // out [rows, d]
   const RouteChoice* choice;  // still to be made, into `experts` and `weights`; null: it is made
 };
-void few_experts(const FewExperts& e, cudaStream_t stream, cudaStream_t beside);
+void routed_experts(const FewExperts& e, cudaStream_t stream);  // pair_out
+/// The shared expert: hidden values, then y. The first takes the router's product along, of the same x and of its low
+/// parts behind it, where routes_beside_shared(): both would leave most of the card idle.
+bool routes_beside_shared(const Product& route);
+void shared_gated(const FewExperts& e, const Product* route, cudaStream_t stream);
+void shared_down(const FewExperts& e, cudaStream_t stream);
 void add_experts(const ExpertOutputs& parts, std::int64_t rows, std::int64_t hidden, float* y, cudaStream_t stream);
 
 /// Any number of rows: the (row, expert) pairs sorted by expert, each expert's weights read once for up to 64 of them.

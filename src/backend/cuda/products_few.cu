@@ -1,99 +1,77 @@
 // Products of up to kFewRows rows, tensor cores: the weights are read once, at the speed of memory.
+#include "backend/cuda/few_rows.cuh"
 #include "backend/cuda/many_rows.h"
 #include "backend/cuda/products.h"
-#include "backend/cuda/device_math.cuh"
-#include "backend/cuda/last_block.cuh"
-#include "backend/cuda/stream_tiles.cuh"
 
 namespace ds4::cuda {
 
 namespace {
 
-__device__ void norm_all_rows(const Product& p) {
-  __shared__ float space[33];
-  for (std::int64_t row = 0; row < p.rows; ++row) {
-    float* y = p.y + row * p.y_stride;
-    float squares = 0;
-    for (std::int64_t i = threadIdx.x; i < p.outs; i += blockDim.x) {
-      const float v = __ldcg(y + i);
-      squares += v * v;
-    }
-    const float r = rsqrtf(block_sum(squares, space) / static_cast<float>(p.outs) + p.norm.eps);
-    for (std::int64_t i = threadIdx.x; i < p.outs; i += blockDim.x) {
-      const float v = __ldcg(y + i) * r * p.norm.weight[i];
-      y[i] = v;
-      p.norm.y_half[row * p.outs + i] = to_half(v);
-    }
-  }
-}
-
-/// kRing: activations through shared memory.
-template <typename F, int N, bool kRing>
-__global__ void __launch_bounds__(kWarps * 32, 2) few_rows_kernel(Product p, const __half* x, int warps_per_tile) {
-  extern __shared__ __align__(16) std::byte ring[];
+template <typename F, int N, From kFrom>
+__global__ void __launch_bounds__(kWarps * 32, 2) few_rows_kernel(const Product p, const __half* x, int warps_per_tile) {
+  extern __shared__ __align__(16) std::byte space[];
   __shared__ uint4 table[kOctetEntries<F>];
+  __shared__ WarpSums<N> parts;
   load_octets(table, p.m);
-  __shared__ float parts[kWarps][N * 8][16];
-  const int warp = threadIdx.x / 32;
-  const int lane = threadIdx.x % 32;
-  const int tiles_here = kWarps / warps_per_tile;
-  const std::int64_t first_tile = static_cast<std::int64_t>(blockIdx.x) * tiles_here;
-  const std::int64_t tile = min(first_tile + warp / warps_per_tile, (p.outs - 1) / 16);
-  const std::int64_t group = blockIdx.y;
-  x += group * p.m.in;
-  const std::byte* tiles = p.m.tile(0, group * (p.outs / 16) + tile);
-  const ColumnShare share{warp % warps_per_tile, warps_per_tile, static_cast<int>(p.m.column_tiles())};
-  const int rows = static_cast<int>(p.rows);
-  float sum[N][4] = {};
-  if constexpr (kRing) {
-    RowsThroughRing<N> source(x, p.x_stride, rows, share, ring);
-    accumulate<F, N>(p.m, tiles, share, source, octets_of(table), sum);
-  } else {
-    RowsFromMemory<N> source(x, p.x_stride, rows, share);
-    accumulate<F, N>(p.m, tiles, share, source, octets_of(table), sum);
-  }
-#pragma unroll
-  for (int n = 0; n < N; ++n)
-#pragma unroll
-    for (int i = 0; i < 4; ++i) parts[warp][n * 8 + lane % 4 * 2 + i % 2][lane / 4 + i / 2 * 8] = sum[n][i];
-  __syncthreads();
-  for (int i = threadIdx.x; i < tiles_here * 16 * rows; i += blockDim.x) {
-    const int row = i / (tiles_here * 16);
-    const int t = i % (tiles_here * 16) / 16;
-    float v = 0;
-    for (int w = 0; w < warps_per_tile; ++w) v += parts[t * warps_per_tile + w][row][i % 16];
-    const std::int64_t o = (first_tile + t) * 16 + i % 16;
-    if (o >= p.outs) continue;
-    const std::int64_t at = row * p.y_stride + group * p.outs + o;
-    if (p.y_half != nullptr) p.y_half[at] = to_half(v / p.m.pre);
-    else p.y[at] = v / p.m.pre;
-  }
-  if (p.norm.weight != nullptr && last_block(p.norm.ticket, gridDim.x)) norm_all_rows(p);
+  few_rows_block<F, N, kFrom>(p, x, warps_per_tile, blockIdx.x, blockIdx.y, octets_of(table), parts, space);
 }
 
-/// Warps on a row of tiles: as few as fill the card once (sixteen warps a multiprocessor), so that every warp streams as
-/// long as it can and no second wave begins.
-int choose_warps_per_tile(const Matrix& m, std::int64_t outs) {
-  constexpr std::int64_t kWarpsOfCard = 2048;
-  const std::int64_t tiles = (outs + 15) / 16;
-  int warps = 1;
-  while (warps < kWarps && tiles * warps * 2 <= kWarpsOfCard && m.column_tiles() >= 2 * warps) warps *= 2;
-  return warps;
+struct Joint {
+  Product of[kMostJoined];
+  int end[kMostJoined];  // blocks of this product and those before it
+};
+
+template <int N>
+__global__ void __launch_bounds__(kWarps * 32, 2) joint_kernel(const __grid_constant__ Joint joint, const __half* x, int warps_per_tile) {
+  __shared__ WarpSums<N> parts;
+  int number = 0;
+  while (static_cast<int>(blockIdx.x) >= joint.end[number]) ++number;
+  const int first = number == 0 ? 0 : joint.end[number - 1];
+  const int block = static_cast<int>(blockIdx.x) - first;
+  const Product& p = joint.of[number];
+  const SharedOctets none{};
+  if (p.m.type == DType::kF16) few_rows_block<FragmentF16, N, From::kMemory>(p, x, warps_per_tile, block, 0, none, parts, nullptr);
+  else few_rows_block<FragmentQ8_0, N, From::kMemory>(p, x, warps_per_tile, block, 0, none, parts, nullptr);
 }
 
 template <typename F>
 void few_rows(const Product& p, const __half* x, cudaStream_t stream) {
-  const int warps = choose_warps_per_tile(p.m, p.outs * p.groups);
+  const int warps = choose_warps_per_tile(p.m.column_tiles(), row_tiles(p));
   const int tiles_here = kWarps / warps;
   const dim3 blocks(static_cast<unsigned>(((p.outs + 15) / 16 + tiles_here - 1) / tiles_here), static_cast<unsigned>(p.groups));
   const auto start = [&](auto* kernel, std::size_t shared) { launch(kernel, blocks, kWarps * 32, shared, stream, p, x, warps); };
+  if (p.normed.x != nullptr) {
+    if constexpr (F::kType == DType::kF16 || F::kType == DType::kQ8_0)
+      start(few_rows_kernel<F, 1, From::kNormed>, static_cast<std::size_t>(p.rows * (p.m.in + kPad)) * sizeof(__half));
+    return;
+  }
   // The ring pays where all warps read the same columns; else there is too much of it for what it saves.
   const bool ring = warps == 1 && p.rows > kDirectRows;
-  if (p.rows <= 8) ring ? start(few_rows_kernel<F, 1, true>, RowsThroughRing<1>::bytes(1)) : start(few_rows_kernel<F, 1, false>, 0);
-  else ring ? start(few_rows_kernel<F, 2, true>, RowsThroughRing<2>::bytes(1)) : start(few_rows_kernel<F, 2, false>, 0);
+  if (p.rows <= 8)
+    ring ? start(few_rows_kernel<F, 1, From::kRing>, RowsThroughRing<1>::bytes(1)) : start(few_rows_kernel<F, 1, From::kMemory>, 0);
+  else
+    ring ? start(few_rows_kernel<F, 2, From::kRing>, RowsThroughRing<2>::bytes(1)) : start(few_rows_kernel<F, 2, From::kMemory>, 0);
 }
 
 }  // namespace
+
+bool joins(const Matrix& m) { return m.tiled && (m.type == DType::kF16 || m.type == DType::kQ8_0); }
+
+void joint_product(std::span<const Product> products, const __half* x, cudaStream_t stream) {
+  Joint joint{};
+  std::int64_t tiles = 0;
+  for (const Product& p : products) tiles += row_tiles(p);
+  const int warps = choose_warps_per_tile(products[0].m.column_tiles(), tiles);
+  const int tiles_of_block = kWarps / warps;
+  int blocks = 0;
+  for (std::size_t i = 0; i < products.size(); ++i) {
+    blocks += static_cast<int>((row_tiles(products[i]) + tiles_of_block - 1) / tiles_of_block);
+    joint.of[i] = products[i];
+    joint.end[i] = blocks;
+  }
+  const auto kernel = products[0].rows <= 8 ? joint_kernel<1> : joint_kernel<2>;
+  launch(kernel, dim3(static_cast<unsigned>(blocks)), kWarps * 32, 0, stream, joint, x, warps);
+}
 
 void half_product(const Product& p, const __half* x, cudaStream_t stream) {
   if (p.rows <= kFewRows) {

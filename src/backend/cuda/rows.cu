@@ -87,10 +87,13 @@ __global__ void choose_kernel(const RouteChoice p) {
   const int warp = threadIdx.x / 32;
   const int row = blockIdx.x * (blockDim.x / 32) + warp;
   const ChoiceSpace space(shared + warp * 2 * p.experts, p.experts);
-  begin_choice(p, space);
+  const int lane = threadIdx.x % 32;
+  begin_choice(p, space, lane, 32);
   wait_for_previous();
   if (row >= p.rows) return;
-  choose_row(p, row, space, p.chosen + static_cast<std::int64_t>(row) * p.used, p.weights + static_cast<std::int64_t>(row) * p.used);
+  score_row(p, row, space, lane, 32);
+  __syncwarp();
+  choose_scored(p, row, space, p.chosen + static_cast<std::int64_t>(row) * p.used, p.weights + static_cast<std::int64_t>(row) * p.used);
 }
 
 /// One value, however the matrix lies. Dims that leave one matrix of an expert tiled and another not are rare.

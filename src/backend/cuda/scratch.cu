@@ -25,6 +25,7 @@ Scratch carve_scratch(const BackendConfig& config, int multiprocessors, std::byt
                                                            std::max<std::int64_t>(rows, 16)));
   take(s.mixed_half, 2 * rows * d.hidden);
   take(s.qr_half, rows * d.q_lora);
+  take(s.low_rank_query, std::min<std::int64_t>(rows, kNormedRows) * d.q_lora);
   take(s.wide_half, rows * std::max({heads_width, low_rank, std::int64_t{2} * d.hidden}));
   take(s.query_half, rows * heads_width);
   take(s.low_rank, rows * low_rank);
@@ -51,7 +52,6 @@ Scratch carve_scratch(const BackendConfig& config, int multiprocessors, std::byt
   take(s.place_of, pairs);
   take(s.items, pairs / 64 + d.experts);
   take(s.item_count, 1);
-  take(s.ticket, 1);
   // Other shapes than the usual take kHcSlices slices for many rows, too.
   take(s.hc_sums, rows * kHcSlices * kMaxHcSums);
   take(s.head_half, std::int64_t{config.max_logit_rows} * d.hidden);

@@ -2,38 +2,43 @@
 
 #include <cooperative_groups.h>
 
+#include "backend/cuda/device_math.cuh"
 #include "backend/cuda/launch.cuh"
 
 namespace ds4::cuda {
 
 namespace {
 
-/// Order of floats as order of unsigned numbers.
-__device__ std::uint32_t sortable(float v) {
-  const std::uint32_t bits = __float_as_uint(v);
-  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
-}
 __device__ float value_of(std::uint32_t key) {
   return __uint_as_float((key & 0x80000000u) != 0 ? key & 0x7fffffffu : ~key);
 }
 __device__ bool is_finite(std::uint32_t key) { return key > 0x007fffffu && key < 0xff800000u; }
 
-constexpr int kSelectThreads = 1024;
 constexpr int kSelectParts = 8;
-constexpr int kSelectWarps = kSelectThreads / 32;
-constexpr int kBins = 2 * kSelectThreads;
+constexpr int kBins = 2048;
 constexpr int kHeld = 8;  // scores that a thread keeps; beyond that it reads them again for every pass
 
+/// The counts of neighbouring bins, a thread's share of them.
+template <int kThreads>
+struct alignas(sizeof(int) * kBins / kThreads) Counts {
+  static constexpr int kEach = kBins / kThreads;
+  int of[kEach];  // ascending
+};
+
 /// Where the count from the highest bin down reaches `wanted`: the bin, and how many of it are wanted. By the whole
-/// block; thread t brings the counts of the bins kBins - 1 - 2 t and kBins - 2 - 2 t.
+/// block; thread 0 brings the highest bins.
 struct Reached {
   int bin;
   int left;
 };
-__device__ Reached reach(int2 count, int wanted, int (&space)[kSelectWarps], Reached& found) {
+template <int kThreads>
+__device__ Reached reach(const Counts<kThreads>& counts, int wanted, int (&space)[kThreads / 32], Reached& found) {
+  constexpr int kEach = Counts<kThreads>::kEach;
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
-  const int own = count.x + count.y;
+  int own = 0;
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) own += counts.of[i];
   int sum = own;
   for (int step = 1; step < 32; step *= 2) {
     const int other = __shfl_up_sync(~0u, sum, step);
@@ -41,10 +46,13 @@ __device__ Reached reach(int2 count, int wanted, int (&space)[kSelectWarps], Rea
   }
   if (lane == 31) space[warp] = sum;
   __syncthreads();
-  const int before = sum - own + __reduce_add_sync(~0u, lane < warp ? space[lane] : 0);
+  int before = sum - own + __reduce_add_sync(~0u, lane < warp ? space[lane] : 0);
   if (before < wanted && before + own >= wanted) {
-    const bool first = before + count.x >= wanted;
-    found = {kBins - 1 - 2 * static_cast<int>(threadIdx.x) - (first ? 0 : 1), wanted - before - (first ? 0 : count.x)};
+    int bin = kBins - 1 - kEach * static_cast<int>(threadIdx.x);
+#pragma unroll
+    for (int i = kEach - 1; i > 0; --i)
+      if (before + counts.of[i] < wanted && bin % kEach == i) before += counts.of[i], --bin;
+    found = {bin, wanted - before};
   }
   __syncthreads();
   return found;
@@ -69,9 +77,10 @@ __device__ inline T* of_part(T* own, int other) {
 /// kParts blocks a row: the topk largest in ascending order of row number, ties to the lower row. Three passes over the
 /// digits of the scores find the smallest kept score; a last one writes what lies above and the first of its equals.
 /// With several parts they form a cluster, each with a slice of the scores, and add up each other's counts.
-template <int kParts>
-__global__ void __launch_bounds__(kSelectThreads) select_kernel(const Selection p) {
-  __shared__ int2 histogram[2][kBins / 2];
+template <int kParts, int kThreads>
+__global__ void __launch_bounds__(kThreads) select_kernel(const Selection p) {
+  constexpr int kSelectWarps = kThreads / 32;
+  __shared__ Counts<kThreads> histogram[2][kThreads];
   __shared__ int space[kSelectWarps];
   __shared__ Reached found;
   __shared__ int warp_counts[kSelectWarps][2];
@@ -88,7 +97,7 @@ __global__ void __launch_bounds__(kSelectThreads) select_kernel(const Selection 
   if (p.count != nullptr && threadIdx.x == 0 && part == 0) p.count[row] = kept;
   if (visible <= p.topk) {
     if (part == 0)
-      for (int i = threadIdx.x; i < kept; i += kSelectThreads) {
+      for (int i = threadIdx.x; i < kept; i += kThreads) {
         selected[i] = i;
         if (values == nullptr) continue;
         values[i] = scores[i];
@@ -123,22 +132,22 @@ __global__ void __launch_bounds__(kSelectThreads) select_kernel(const Selection 
   int left = kept;
 #pragma unroll
   for (int pass = 0; pass < 3; ++pass) {
-    int2* own = histogram[pass % 2];
-    own[threadIdx.x] = make_int2(0, 0);
+    Counts<kThreads>* own = histogram[pass % 2];
+    own[threadIdx.x] = {};
     __syncthreads();
     const std::uint32_t digit = pass < 2 ? kBins - 1u : kBins / 2 - 1u;
     for_each([&](std::uint32_t key) {
       if ((key & mask) == prefix) atomicAdd(reinterpret_cast<int*>(own) + (key >> kShift[pass] & digit), 1);
     });
     parts_sync<kParts>();
-    int2 count = {};
+    Counts<kThreads> counts = {};
 #pragma unroll
     for (int other = 0; other < kParts; ++other) {
-      const int2 two = of_part<kParts>(own, other)[kSelectThreads - 1 - threadIdx.x];
-      count.x += two.y;
-      count.y += two.x;
+      const Counts<kThreads> theirs = of_part<kParts>(own, other)[kThreads - 1 - threadIdx.x];
+#pragma unroll
+      for (int i = 0; i < Counts<kThreads>::kEach; ++i) counts.of[i] += theirs.of[i];
     }
-    const Reached at = reach(count, left, space, found);
+    const Reached at = reach<kThreads>(counts, left, space, found);
     left = at.left;
     prefix |= static_cast<std::uint32_t>(at.bin) << kShift[pass];
     mask |= digit << kShift[pass];
@@ -200,11 +209,15 @@ __global__ void __launch_bounds__(kSelectThreads) select_kernel(const Selection 
 
 void select(const Selection& selection, cudaStream_t stream) {
   const auto rows = static_cast<unsigned>(selection.rows);
-  if (rows <= 16 && early_launch) {
-    launch_cluster(select_kernel<kSelectParts>, dim3(rows * kSelectParts), kSelectThreads, kSelectParts, stream,
-                   selection);
+  // A cluster where one block could not keep its scores in registers: while it can, that is faster, and a small block
+  // finds a place beside kernels that fill the card.
+  constexpr int kNear = 512;
+  if (rows <= 16 && selection.most > 0 && selection.most <= kHeld * kNear) {
+    launch(select_kernel<1, kNear>, dim3(rows), kNear, 0, stream, selection);
+  } else if (rows <= 16 && early_launch) {
+    launch_cluster(select_kernel<kSelectParts, 1024>, dim3(rows * kSelectParts), 1024, kSelectParts, stream, selection);
   } else {
-    launch(select_kernel<1>, dim3(rows), kSelectThreads, 0, stream, selection);
+    launch(select_kernel<1, 1024>, dim3(rows), 1024, 0, stream, selection);
   }
 }
 

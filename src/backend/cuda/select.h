@@ -16,6 +16,7 @@ struct Selection {
   const std::int32_t* positions = nullptr;  // a row has (position + 1) / ratio scores; without, all have `visible`
   int ratio = 1;
   std::int64_t visible = 0;
+  std::int64_t most = 0;               // no row has more scores; 0: unknown
   std::int32_t* selected;              // out [rows, topk]: their numbers, ascending; ties to the lower
   std::int32_t* count = nullptr;       // out [rows]: min(topk, scores)
   float* values = nullptr;             // out [rows, topk]: their scores, and

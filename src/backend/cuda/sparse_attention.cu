@@ -557,12 +557,16 @@ bool sparse_attention(const Batch& batch, const Attention& p, cudaStream_t strea
     tensor_kernel<<<dim3(static_cast<unsigned>(p.heads / kTensorHeads), rows), kThreads, sizeof(Space), stream>>>(batch, p);
     return true;
   }
-  allow_shared(few_tensor_kernel, sizeof(FewSpace));
   const int head_groups = p.heads / kFewHeads;
   const auto groups = static_cast<int>((p.max_keys + kKeysAtOnce - 1) / kKeysAtOnce);
   const int splits = std::clamp(2 * p.multiprocessors / (batch.rows * head_groups), 1, std::min(groups, kMaxSplits));
   const dim3 grid(static_cast<unsigned>(head_groups), rows, static_cast<unsigned>(splits));
-  launch(few_tensor_kernel, grid, kThreads, sizeof(FewSpace), stream, batch, p, splits);
+  // While a multiprocessor for each is there they ask for more than half of its memory: blocks that come early, beside the
+  // last ones of another kernel, would pair up where there is room first.
+  const bool apart = grid.x * grid.y * grid.z <= static_cast<unsigned>(p.multiprocessors);
+  const std::size_t bytes = apart ? std::max(sizeof(FewSpace), p.shared_of_multiprocessor / 2 + 1024) : sizeof(FewSpace);
+  allow_shared(few_tensor_kernel, bytes);
+  launch(few_tensor_kernel, grid, kThreads, bytes, stream, batch, p, splits);
   launch(combine_kernel, dim3(static_cast<unsigned>(p.heads), rows), 256, 0, stream, batch, p, splits);
   return true;
 }

@@ -29,6 +29,7 @@ struct Attention {
   int topk;
   std::int64_t max_keys;  // no row of the batch meets more
   int multiprocessors;
+  std::size_t shared_of_multiprocessor;  // bytes of shared memory
   bool exact;      // f32 products
   float* parts;    // scratch for split keys: see attention_scratch_floats()
   float* o;        // out [rows, heads, head_dim]

@@ -2,18 +2,22 @@
 #pragma once
 
 #include "backend/cuda/async_copy.cuh"
+#include "backend/cuda/device_math.cuh"
 #include "backend/cuda/fragments.cuh"
 #include "backend/cuda/launch.cuh"
+#include "backend/cuda/products.h"
 
 namespace ds4::cuda {
 
 inline constexpr int kWarps = 8;
+inline constexpr int kPad = 8;  // halves between rows in shared memory, that keep them off the same banks
 
 template <typename F>
 struct RawTile {
   typename F::Piece piece[4];
   typename F::Head head;
-  __device__ void load(const LaneTile& tile) {
+  template <typename Bytes>
+  __device__ void load(const LaneTile<Bytes>& tile) {
     load_pieces<F>(tile, piece);
     head = F::head(tile);
   }
@@ -23,7 +27,11 @@ struct RawTile {
 template <typename F>
 inline constexpr int kTilesAhead = F::kTileBytes > 2400 ? 1 : F::kTileBytes > 1300 ? 2 : F::kTileBytes > 710 ? 4 : 3;
 
-/// `parts` warps share the columns of a row of tiles: warp `part` takes the columns part, part + parts, ...
+/// i / p and i % p for a power of two: kernels of few rows are too short for a real division.
+__device__ inline int over(int i, int power) { return i >> (31 - __clz(power)); }
+__device__ inline int within(int i, int power) { return i & (power - 1); }
+
+/// `parts`, a power of two, warps share the columns of a row of tiles: warp `part` takes the columns part, part + parts, ...
 struct ColumnShare {
   int part;
   int parts;
@@ -97,6 +105,40 @@ class RowsNear {
   int step_;
 };
 
+/// Rows of x to shared memory, `pitch` halves apart, by the whole block.
+__device__ inline void stage_rows(__half* to, int pitch, const __half* x, std::int64_t stride, int rows, std::int64_t columns) {
+  for (int row = 0; row < rows; ++row)
+    for (int i = threadIdx.x; i < columns / 8; i += blockDim.x)
+      reinterpret_cast<uint4*>(to + row * pitch)[i] = reinterpret_cast<const uint4*>(x + row * stride)[i];
+  __syncthreads();
+}
+
+/// The same with the RMSNorm of rows of `width` values. `keep`: also to where the input says, if it does.
+__device__ inline void stage_normed(const NormedInput& in, int rows, int width, __half* to, int pitch, bool keep) {
+  __shared__ float space[33];
+  for (int row = 0; row < rows; ++row) {
+    const auto* x = reinterpret_cast<const float4*>(in.x + static_cast<std::int64_t>(row) * width);
+    const auto* weight = reinterpret_cast<const float4*>(in.weight);
+    float squares = 0;
+    for (int i = threadIdx.x; i < width / 4; i += blockDim.x) {
+      const float4 v = x[i];
+      squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+    }
+    const float r = rsqrtf(block_sum(squares, space) / static_cast<float>(width) + in.eps);
+    for (int i = threadIdx.x; i < width / 4; i += blockDim.x) {
+      const float4 v = x[i];
+      const float4 w = weight[i];
+      const float4 y = {v.x * r * w.x, v.y * r * w.y, v.z * r * w.z, v.w * r * w.w};
+      const uint2 halves = {as_bits(__halves2half2(to_half(y.x), to_half(y.y))), as_bits(__halves2half2(to_half(y.z), to_half(y.w)))};
+      reinterpret_cast<uint2*>(to + row * pitch)[i] = halves;
+      if (!keep || in.y == nullptr) continue;
+      reinterpret_cast<float4*>(in.y + static_cast<std::int64_t>(row) * width)[i] = y;
+      reinterpret_cast<uint2*>(in.y_half + static_cast<std::int64_t>(row) * width)[i] = halves;
+    }
+  }
+  __syncthreads();
+}
+
 /// A few columns at a time, through a ring in shared memory that all warps of the block fill and read: a lane's own pieces lie
 /// 64 bytes apart in memory, side by side in the ring.
 template <int N>
@@ -165,7 +207,7 @@ __device__ __forceinline__ void accumulate(const Matrix& m, const std::byte* til
                                            const Octets& table, float (&sum)[N][4]) {
   constexpr int kAhead = kTilesAhead<F>;
   RawTile<F> raw[kAhead];
-  LaneTile coming(tiles + static_cast<std::int64_t>(share.part) * F::kTileBytes, threadIdx.x % 32);  // the next tile to load
+  LaneTile<ReadOnce> coming({tiles + static_cast<std::int64_t>(share.part) * F::kTileBytes}, threadIdx.x % 32);  // the next tile to load
   const std::int64_t stride = static_cast<std::int64_t>(share.parts) * F::kTileBytes;
 #pragma unroll
   for (int i = 0; i < kAhead; ++i) {
@@ -174,7 +216,7 @@ __device__ __forceinline__ void accumulate(const Matrix& m, const std::byte* til
   }
   x.begin();
   float odd[N][4] = {};  // two chains of sums: a product waits for the one before it
-  const int steps = (share.columns + share.parts - 1) / share.parts;
+  const int steps = over(share.columns + share.parts - 1, share.parts);
   for (int base = 0; base < steps; base += kAhead) {
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
