@@ -81,7 +81,7 @@ sanitize() {
   check_with initcheck --quick --model models/ds4-nano.gguf
   check_with racecheck --quick  # every op on small and uneven shapes: a model's thousands of steps take too long under it
   local tool
-  for tool in memcheck initcheck racecheck; do check_with "$tool" --only "kv flash fp8 ratio 4"; done  # kernels of the real dims
+  for tool in memcheck racecheck; do check_with "$tool" --only "kv flash fp8 ratio 4"; done  # kernels of the real dims
   return $status
 }
 

@@ -1,6 +1,7 @@
 // Matrix times activations, in two ways. Which one runs depends on the matrix and on the number of rows only, and
 // every output is one sum in a fixed order: a row's result does not depend on its neighbours among up to kFewRows rows.
-// The routed experts are the exception: how many warps share a sum depends on the number of (row, expert) pairs.
+// Exceptions: how many warps share a sum of the routed experts depends on the number of (row, expert) pairs, and up to
+// kNormedRows rows a norm may be summed in another order than for more.
 //
 //   file_product    the weights as in the file, against f32: exact products, slow. Matrices that are not tiled.
 //   half_product    tiles against f16 on the tensor cores, f32 sums: up to kFewRows rows weights stream once through
