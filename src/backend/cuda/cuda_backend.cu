@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "backend/cuda/create.h"
+#include "backend/cuda/trace.cuh"
 #include "base/check.h"
 #include "base/text.h"
 #include "quant/codec.h"
@@ -97,6 +98,7 @@ CudaBackend::~CudaBackend() {
   device_.select();
   drop_recording();
   cudaDeviceSynchronize();
+  write_trace();
   uploader_.reset();
   for (int i = 0; i < kBranches; ++i) {
     if (sides_[i] != nullptr) cudaStreamDestroy(sides_[i]);

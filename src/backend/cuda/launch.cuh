@@ -11,13 +11,16 @@
 #include <cstddef>
 #include <utility>
 
+#include "backend/cuda/trace.cuh"
+
 namespace ds4::cuda {
 
-__device__ __forceinline__ void wait_for_previous() {
+__device__ __forceinline__ void wait_for_previous([[maybe_unused]] const Waiting waiting = Waiting()) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
+  waiting.ready();
 }
 
 /// More shared memory than every kernel has, on the card at hand. One that cannot grant it fails the launch.
