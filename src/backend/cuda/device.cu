@@ -12,6 +12,8 @@ namespace {
 
 thread_local int selected = -1;
 
+__global__ void probe_kernel() {}
+
 Error no_device(std::string why) { return Error{ErrorCode::kNoDevice, cat("cuda: ", why)}; }
 
 }  // namespace
@@ -33,6 +35,9 @@ Result<Device> Device::open(int ordinal) {
     return no_device(cat(device.name_, " has compute capability ", device.properties_.major, ".",
                          device.properties_.minor, ", expected 8.0 (A100, RTX 30) or newer"));
   if (const cudaError_t e = cudaSetDevice(ordinal); e != cudaSuccess) return no_device(cudaGetErrorString(e));
+  cudaFuncAttributes code{};
+  if (const cudaError_t e = cudaFuncGetAttributes(&code, probe_kernel); e != cudaSuccess) return no_device(cudaGetErrorString(e));
+  device.code_ = code.ptxVersion;
   device.select();
   if (const cudaError_t e = cudaStreamCreateWithFlags(&device.stream_, cudaStreamNonBlocking); e != cudaSuccess)
     return no_device(cudaGetErrorString(e));
@@ -43,14 +48,17 @@ void Device::select() const {
   if (selected == ordinal_) return;
   cudaSetDevice(ordinal_);  // it was possible in open()
   selected = ordinal_;
-  early_launch = capability() >= 90;
-  has_warpgroups = capability() == 90;
+  // A card for which there is no machine code runs what its driver makes of code for an older one (cmake/cuda.cmake).
+  const bool own_code = code_ == 0 || code_ >= 90;
+  early_launch = capability() >= 90 && own_code;
+  has_warpgroups = capability() == 90 && own_code;
 }
 
 Device::Device(Device&& other) noexcept
     : ordinal_(other.ordinal_),
       stream_(std::exchange(other.stream_, nullptr)),
       properties_(other.properties_),
+      code_(other.code_),
       name_(std::move(other.name_)),
       fault_(std::move(other.fault_)) {}
 

@@ -273,7 +273,8 @@ void CudaBackend::finish_low_rank(const LowRankQuery& query) {
   const QueryHeadsArgs& args = query.args;
   const Matrix& q_b = matrix(args.q_b);
   const float* weight = vector(args.q_a_norm);
-  const bool normed_later = query.raw != args.qr.data && joins(q_b) && (!query.index || joins(*query.index->q_b));
+  const bool normed_later = query.raw != args.qr.data && joins(q_b) && (!query.index || joins(*query.index->q_b)) &&
+                            fits_normed(batch_.rows, d.q_lora);
   if (!normed_later)
     norm_rows(query.raw, weight, d.rms_eps, batch_.rows, d.q_lora, args.qr.data, scratch_.qr_half, nullptr, stream());
   qr_source_ = args.qr.data;
@@ -296,6 +297,8 @@ void CudaBackend::finish_low_rank(const LowRankQuery& query) {
     index_queries(batch_, query.index->topk, side(3));
   }
   from_query(q_b, args.q.data, true);
+  if (normed_later && !query.index && fork_source_ != nullptr)  // only that product leaves the norm
+    device_.check(cudaEventRecord(query_fork_, stream()), "fork");
   device_.launched("query_heads");
 }
 

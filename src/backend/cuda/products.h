@@ -32,6 +32,11 @@ struct NormedInput {
   __half* y_half = nullptr;  // the same as halves
 };
 
+/// Rows of a normed input lie in shared memory; more than a block has by default is not worth asking for.
+inline bool fits_normed(std::int64_t rows, std::int64_t columns) {
+  return rows <= kNormedRows && rows * columns <= 20 * 1024;
+}
+
 /// For each group g: y[r][g * outs + o] = m[g * outs + o] . (x[r] + g * in), o < outs. One group is the plain product.
 struct Product {
   Matrix m;
@@ -42,7 +47,8 @@ struct Product {
   std::int64_t y_stride = 0;
   int groups = 1;
   __half* y_half = nullptr;  // half_product: written in place of y, for a product that follows
-  NormedInput normed = {};   // half_product of up to kNormedRows rows and one group, where joins(m): in place of x
+  NormedInput normed =
+      {};  // half_product of up to kNormedRows rows and one group, where joins(m) and fits_normed(): in place of x
 };
 
 void file_product(const Product& p, const float* x, cudaStream_t stream);

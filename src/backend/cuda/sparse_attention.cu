@@ -563,9 +563,10 @@ bool sparse_attention(const Batch& batch, const Attention& p, cudaStream_t strea
   const dim3 grid(static_cast<unsigned>(head_groups), rows, static_cast<unsigned>(splits));
   // While a multiprocessor for each is there they ask for more than half of its memory: blocks that come early, beside the
   // last ones of another kernel, would pair up where there is room first.
+  const std::size_t alone = std::max(sizeof(FewSpace), p.shared_of_multiprocessor / 2 + 1024);
   const bool apart = grid.x * grid.y * grid.z <= static_cast<unsigned>(p.multiprocessors);
-  const std::size_t bytes = apart ? std::max(sizeof(FewSpace), p.shared_of_multiprocessor / 2 + 1024) : sizeof(FewSpace);
-  allow_shared(few_tensor_kernel, bytes);
+  const std::size_t bytes = apart ? alone : sizeof(FewSpace);
+  allow_shared(few_tensor_kernel, alone);  // the same in every step that is recorded
   launch(few_tensor_kernel, grid, kThreads, bytes, stream, batch, p, splits);
   launch(combine_kernel, dim3(static_cast<unsigned>(p.heads), rows), 256, 0, stream, batch, p, splits);
   return true;
