@@ -5,8 +5,8 @@
 #                               model: against the exact cpu path, alone and in batches, eager and replayed
 #   bench/gpu_check.sh time     prefill and decode of the full-size synthetic model, its ops, a load from a file; all cards
 #   bench/gpu_check.sh sanitize  the shipped model and the ops under Compute Sanitizer
-#   bench/gpu_check.sh golden   golden sets, and 20 prompts against the CPU's exact path; needs the libraries of a full build
-#                               (CMAKE_PREFIX_PATH may say where)
+#   bench/gpu_check.sh golden   golden sets, 20 prompts against the CPU's exact path, the shipped model with types mixed; needs
+#                               the libraries of a full build (CMAKE_PREFIX_PATH may say where)
 # Results go to ${OUT:-build/gpu/out}. Each part stays under nine minutes on one H200.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -88,7 +88,7 @@ sanitize() {
 golden() {
   cmake -S . -B build/gpu-full -G Ninja -DCMAKE_BUILD_TYPE=Release -DDS4_CUDA=ON \
         -DDS4_CUDA_ARCHITECTURES="$architecture-real" >"$out/configure-full.log" 2>&1 || { tail -20 "$out/configure-full.log"; return 1; }
-  ninja -C build/gpu-full golden_test ds4 >"$out/build-full.log" 2>&1 || { grep -E 'error|FAILED' -A5 "$out/build-full.log" | head -60; return 1; }
+  ninja -C build/gpu-full golden_test ds4 ds4-quantize >"$out/build-full.log" 2>&1 || { grep -E 'error|FAILED' -A5 "$out/build-full.log" | head -60; return 1; }
   local status=0 same=0 prompt text exact
   DS4_GOLDEN_DEVICE=cuda build/gpu-full/bin/golden_test --gtest_brief=1 || status=1
   while IFS= read -r prompt; do
@@ -97,6 +97,12 @@ golden() {
     if [[ $text == "$exact" && -n $text ]]; then same=$((same + 1)); else printf 'differs: %s\n  cuda: %s\n  cpu:  %s\n' "$prompt" "$text" "$exact"; fi
   done <bench/prompts.txt
   echo "$same of $(wc -l <bench/prompts.txt) prompts answered alike"
+  # Types that no published file mixes take other ways through a layer.
+  local mixed=$out/mixed.gguf
+  build/gpu-full/bin/ds4-quantize --in models/ds4-nano.gguf --out "$mixed" --overwrite --experts mxfp4 \
+    --tensor 'blk.*.indexer_compressor_kv.weight=bf16' --tensor 'blk.*.ffn_gate_inp.weight=f16' >/dev/null || status=1
+  build/gpu/bin/ds4-conformance --device cuda --model "$mixed" --verbose || status=1
+  rm -f "$mixed"
   return $status
 }
 
