@@ -8,8 +8,8 @@
 // are then only compared with those recorded, and the graph is launched when the results are asked for. Grids depend on
 // the key alone, which holds the number of rows and the context rounded up; everything else is read on the card.
 //
-// Neighbouring ops that read and write the same streams run as one: hc_post waits for the hc_pre after it, hc_pre for
-// the rms_norm (`pending_`).
+// Neighbouring ops run as one, or beside each other (pending.cu): hc_post waits for the hc_pre after it, hc_pre for the
+// rms_norm; in steps of few rows the products of a sub-layer's input wait for each other, and the router's for the experts.
 #pragma once
 
 #include <cuda_fp16.h>
