@@ -2,9 +2,9 @@
 // The maths of every op is in the spec section beside it; `reference/` is the oracle, one short function per op.
 //
 // Life: create_backend() -> load() every weight -> configure() once -> per step: begin(batch), ops, wait().
-// Ops only enqueue work and return nothing; a device fault surfaces at wait() and download(), and stays. One thread
-// drives a backend at a time. All activations are f32 at this boundary; what a backend does inside is its own business,
-// within the bound stated per op in tests/conformance.
+// Ops only enqueue work and return nothing; a device fault surfaces at wait(), download() and top_logits(), and stays.
+// One thread drives a backend at a time. All activations are f32 at this boundary; what a backend does inside is its own
+// business, within the bound stated per op in tests/conformance.
 //
 // Rows of a batch: the rows of one sequence are consecutive, at consecutive positions, and form a Segment. Decode and
 // prefill are the same ops: a decode step is a segment of one row.

@@ -47,12 +47,7 @@ std::vector<int> first_rows(int count) {
 
 std::unique_ptr<Rig> make_rig(const BackendOptions& options, const Shape& shape, KvFormat format, int rows,
                               std::int64_t context) {
-  auto rig = Rig::create(options, shape, format, rows, context);
-  if (!rig.ok()) {
-    std::fprintf(stderr, "ds4-conformance: %s\n", rig.error().message.c_str());
-    std::exit(exit_status(rig.error().code));
-  }
-  return std::move(rig).value();
+  return or_exit(Rig::create(options, shape, format, rows, context));
 }
 
 BackendOptions device_options(const Settings& settings, const std::string& isa, int threads, bool quality = false) {

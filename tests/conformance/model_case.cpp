@@ -22,13 +22,6 @@ constexpr int kQuickTokens = 150;  // beyond the window and a compressed row of 
 constexpr int kSteps = 12;
 constexpr int kMaxBatch = 16;
 
-template <typename T>
-T or_exit(Result<T> result) {
-  if (result.ok()) return std::move(result).value();
-  std::fprintf(stderr, "ds4-conformance: %s\n", result.error().message.c_str());
-  std::exit(exit_status(result.error().code));
-}
-
 /// A model on one device, and what the checks ask of it.
 class Subject {
  public:

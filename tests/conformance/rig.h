@@ -2,10 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <span>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "backend/backend.h"
@@ -22,6 +25,14 @@ struct Shape {
   std::vector<int> rows;  // batch sizes worth trying
 };
 std::vector<Shape> all_shapes();
+
+/// The value, or the end of the program with the error's message and status.
+template <typename T>
+T or_exit(Result<T> result) {
+  if (result.ok()) return std::move(result).value();
+  std::fprintf(stderr, "ds4-conformance: %s\n", result.error().message.c_str());
+  std::exit(exit_status(result.error().code));
+}
 
 class Rig {
  public:

@@ -22,13 +22,6 @@ constexpr int kSequences = 17;  // one more than kernels of few rows take
 constexpr int kHistory = 2500;  // tokens of the shortest: 625 compressed rows of 4 for a choice of 512
 constexpr double kBound = 2e-2;
 
-template <typename T>
-T or_exit(Result<T> result) {
-  if (result.ok()) return std::move(result).value();
-  std::fprintf(stderr, "ds4-conformance: %s\n", result.error().message.c_str());
-  std::exit(exit_status(result.error().code));
-}
-
 class Layers {
  public:
   Layers(const gguf::File& file, const BackendOptions& device) {

@@ -3,8 +3,8 @@
 
 #include "backend/cuda/choose.cuh"
 #include "backend/cuda/device_math.cuh"
-#include "backend/cuda/products.h"
 #include "backend/cuda/few_rows.cuh"
+#include "backend/cuda/products.h"
 
 namespace ds4::cuda {
 
@@ -33,18 +33,14 @@ struct Gated {
 /// Formats of few bytes a tile need many warps on a multiprocessor to hide what expanding them waits for.
 template <typename F, int N>
 inline constexpr int kCloseBlocks = N == 1 && F::kTileBytes < 800 ? 3 : 1;
-/// The shared expert's blocks leave room for those of the routed ones, which come while they run.
+/// The shared expert's blocks leave room for those of the routed ones, which come while they run. Formats of 4 bits need more
+/// registers than a third of them.
 template <typename F, int N>
 inline constexpr int kBlocksBeside = N > 1 ? 1 : F::kTileBytes > 800 && F::kTileBytes < 2000 ? 2 : 3;
 
 /// Shared memory for the rows of the shared expert: beside a block's own, every card has as much.
 constexpr std::size_t kNearBytes = 58 * 1024;
 std::size_t near_bytes(std::int64_t rows, std::int64_t columns) { return static_cast<std::size_t>(rows * (columns + kPad)) * sizeof(__half); }
-
-/// A row of x to shared memory.
-__device__ inline void stage_row(__half* to, const __half* x, std::int64_t columns) {
-  for (int i = threadIdx.x; i < columns / 8; i += blockDim.x) reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(x)[i];
-}
 
 /// By one warp: pair `first` and the next ones of the same expert, up to `together` of `jobs` in all, to `pairs`. Returns how
 /// many; 0 when an earlier pair has taken `first` along.

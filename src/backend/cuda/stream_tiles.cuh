@@ -105,11 +105,15 @@ class RowsNear {
   int step_;
 };
 
-/// Rows of x to shared memory, `pitch` halves apart, by the whole block.
+/// A row of x to shared memory, by the whole block.
+__device__ inline void stage_row(__half* to, const __half* x, std::int64_t columns) {
+  for (int i = threadIdx.x; i < columns / 8; i += blockDim.x)
+    reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(x)[i];
+}
+
+/// Rows, `pitch` halves apart, complete for the block.
 __device__ inline void stage_rows(__half* to, int pitch, const __half* x, std::int64_t stride, int rows, std::int64_t columns) {
-  for (int row = 0; row < rows; ++row)
-    for (int i = threadIdx.x; i < columns / 8; i += blockDim.x)
-      reinterpret_cast<uint4*>(to + row * pitch)[i] = reinterpret_cast<const uint4*>(x + row * stride)[i];
+  for (int row = 0; row < rows; ++row) stage_row(to + row * pitch, x + row * stride, columns);
   __syncthreads();
 }
 
