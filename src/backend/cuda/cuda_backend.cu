@@ -421,6 +421,7 @@ void CudaBackend::drop_recording() {
   pending_window_ = false;
   for (auto& pending : pending_compress_) pending.reset();
   pending_post_.reset();
+  pending_sums_.reset();
   pending_mix_.reset();
   pending_heads_.reset();
   pending_route_.reset();

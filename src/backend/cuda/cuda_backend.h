@@ -175,8 +175,9 @@ class CudaBackend final : public Backend {
   const __half* halves(const float* x, std::int64_t rows, std::int64_t columns, __half* to);
   /// y = m x for the rows of the batch, tensor cores where the matrix is tiled.
   void multiply(const Matrix& m, const float* x, std::int64_t rows, float* y, __half* space, cudaStream_t stream);
-  int run_hc_sums(const HyperConnectionWeights& hc, Tensor streams, const HcPost& post, const std::int32_t* rows_of,
-                  int rows, int controls);
+  HcSums hc_sums_of(const HyperConnectionWeights& hc, Tensor streams, const HcPost& post, const std::int32_t* rows_of,
+                    int rows, int controls) const;
+  int run_hc_sums(const HcSums& sums);
   void run_mix(const float* norm_weight, __half* y_half, __half* y_low);
 
   cudaStream_t stream() const { return device_.stream(); }
@@ -261,6 +262,7 @@ class CudaBackend final : public Backend {
   bool pending_window_ = false;                      // window_
   std::optional<CompressRows> pending_compress_[2];  // layer's, indexer's
   std::optional<HcPostArgs> pending_post_;
+  std::optional<HcSums> pending_sums_;  // of pending_mix_, when one kernel does both
   std::optional<HcMix> pending_mix_;
   std::optional<QueryHeadsArgs> pending_heads_;
   std::optional<Product> pending_route_;  // of mixed_half; the choice waits for it

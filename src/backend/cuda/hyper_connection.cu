@@ -2,25 +2,12 @@
 
 #include "backend/cuda/device_math.cuh"
 #include "backend/cuda/file_values.cuh"
+#include "backend/cuda/hyper_connection.cuh"
 #include "backend/cuda/launch.cuh"
 
 namespace ds4::cuda {
 
 namespace {
-
-/// Mixes one column of all streams; `x` in and out.
-__device__ void mix_column(float (&x)[kMaxStreams], float o, const float* post, const float* comb, int n) {
-  float mixed[kMaxStreams];
-  for (int k = 0; k < kMaxStreams; ++k) {
-    if (k >= n) continue;
-    float sum = post[k] * o;
-    for (int j = 0; j < kMaxStreams; ++j)
-      if (j < n) sum += comb[j * n + k] * x[j];
-    mixed[k] = sum;
-  }
-  for (int k = 0; k < kMaxStreams; ++k)
-    if (k < n) x[k] = mixed[k];
-}
 
 /// Two neighbouring values of a control's row; the second one only where there is one. kHalf: the rows are f16 and `at` is
 /// even.

@@ -70,6 +70,12 @@ struct HcMix {
 void hc_mix(const HcMix& p, cudaStream_t stream);
 void hc_controls(const HcMix& p, cudaStream_t stream);
 
+/// Both in one kernel, and the sums left for hc_controls(), [rows, kHcStepBlocks, kMaxHcSums]. Where hc_step_fits().
+inline constexpr int kHcStepRows = 4;
+inline constexpr int kHcStepBlocks = 16;
+bool hc_step_fits(const HcSums& p);
+void hc_step(const HcSums& sums, const HcMix& mix, cudaStream_t stream);
+
 /// streams[k] = post[k] o + sum_j comb[j][k] streams[j], alone.
 void hc_post(float* streams, const HcPost& post, int streams_count, int hidden, int rows, cudaStream_t stream);
 

@@ -78,8 +78,10 @@ void CudaBackend::hc_pre(const HcPreArgs& args) {
   flush();
   const Dims& d = config_.dims;
   const int rows = static_cast<int>(args.y.rows);
-  const int slices = run_hc_sums(args.hc, args.streams, post, nullptr, rows, d.hc_controls());
-  if (batch_.rows <= kFewRows) device_.check(cudaEventRecord(sums_ready_, stream()), "fork");
+  const HcSums sums = hc_sums_of(args.hc, args.streams, post, nullptr, rows, d.hc_controls());
+  int slices = 0;
+  if (hc_step_fits(sums)) pending_sums_.emplace(sums);
+  else slices = run_hc_sums(sums);
   half_source_ = fork_source_ = nullptr;
   pending_mix_ = HcMix{.streams = args.streams.data,
                        .source_row = nullptr,
@@ -108,7 +110,7 @@ void CudaBackend::hc_head(const HcHeadArgs& args) {
   if (!enqueue(kHead, args.h.data)) return;
   flush();
   const Dims& d = config_.dims;
-  const int slices = run_hc_sums(args.hc, args.streams, {}, batch_.logit_rows, logit_rows_, d.hc);
+  const int slices = run_hc_sums(hc_sums_of(args.hc, args.streams, {}, batch_.logit_rows, logit_rows_, d.hc));
   half_source_ = fork_source_ = nullptr;
   pending_mix_ = HcMix{.streams = args.streams.data,
                        .source_row = batch_.logit_rows,

@@ -71,20 +71,24 @@ void CudaBackend::run_joint() {
   device_.launched("window_kv");
 }
 
-int CudaBackend::run_hc_sums(const HyperConnectionWeights& hc, Tensor streams, const HcPost& post,
-                             const std::int32_t* rows_of, int rows, int controls) {
+HcSums CudaBackend::hc_sums_of(const HyperConnectionWeights& hc, Tensor streams, const HcPost& post,
+                               const std::int32_t* rows_of, int rows, int controls) const {
+  return {.streams = streams.data,
+          .source_row = rows_of,
+          .post = post,
+          .fn = matrix(hc.fn),
+          .controls = controls,
+          .streams_count = config_.dims.hc,
+          .hidden = config_.dims.hidden,
+          .rows = rows,
+          .sums = scratch_.hc_sums};
+}
+
+int CudaBackend::run_hc_sums(const HcSums& sums) {
   join(0);  // what the last controls were made of and have left
-  const int slices = hc_sums({.streams = streams.data,
-                              .source_row = rows_of,
-                              .post = post,
-                              .fn = matrix(hc.fn),
-                              .controls = controls,
-                              .streams_count = config_.dims.hc,
-                              .hidden = config_.dims.hidden,
-                              .rows = rows,
-                              .sums = scratch_.hc_sums},
-                             stream());
+  const int slices = hc_sums(sums, stream());
   device_.launched("hc_sums");
+  if (batch_.rows <= kFewRows) device_.check(cudaEventRecord(sums_ready_, stream()), "fork");
   return slices;
 }
 
@@ -92,14 +96,22 @@ void CudaBackend::run_mix(const float* norm_weight, __half* y_half, __half* y_lo
   pending_mix_->norm_weight = norm_weight;
   pending_mix_->y_half = y_half;
   pending_mix_->y_low = y_low;
-  if (!pending_mix_->head && batch_.rows <= kFewRows) {
-    pending_mix_->leaves_controls = true;
+  const bool controls_beside = !pending_mix_->head && batch_.rows <= kFewRows;
+  pending_mix_->leaves_controls = controls_beside;
+  if (pending_sums_) {
+    join(0);
+    pending_mix_->slices = kHcStepBlocks;
+    hc_step(*pending_sums_, *pending_mix_, stream());
+    device_.check(cudaEventRecord(sums_ready_, stream()), "fork");
+  }
+  if (controls_beside) {
     device_.check(cudaStreamWaitEvent(sides_[0], sums_ready_, 0), "fork");
     hc_controls(*pending_mix_, sides_[0]);
     running_[0] = true;
   }
-  hc_mix(*pending_mix_, stream());
+  if (!pending_sums_) hc_mix(*pending_mix_, stream());
   device_.launched("hc_mix");
+  pending_sums_.reset();
   pending_mix_.reset();
 }
 
