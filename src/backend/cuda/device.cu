@@ -14,6 +14,23 @@ thread_local int selected = -1;
 
 __global__ void probe_kernel() {}
 
+/// Of the current card; 16 where it takes more than every card with clusters does.
+int largest_cluster() {
+  cudaLaunchAttribute size{};
+  size.id = cudaLaunchAttributeClusterDimension;
+  size.val.clusterDim = {16, 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(16);
+  config.blockDim = dim3(256);
+  config.attrs = &size;
+  config.numAttrs = 1;
+  int clusters = 0;
+  const bool fits = cudaFuncSetAttribute(probe_kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) == cudaSuccess &&
+                    cudaOccupancyMaxActiveClusters(&clusters, probe_kernel, &config) == cudaSuccess && clusters > 0;
+  cudaGetLastError();  // a refusal is no fault
+  return fits ? 16 : 8;
+}
+
 Error no_device(std::string why) { return Error{ErrorCode::kNoDevice, cat("cuda: ", why)}; }
 
 }  // namespace
@@ -38,6 +55,7 @@ Result<Device> Device::open(int ordinal) {
   cudaFuncAttributes code{};
   if (const cudaError_t e = cudaFuncGetAttributes(&code, probe_kernel); e != cudaSuccess) return no_device(cudaGetErrorString(e));
   device.code_ = code.ptxVersion;
+  device.cluster_blocks_ = largest_cluster();
   device.select();
   if (const cudaError_t e = cudaStreamCreateWithFlags(&device.stream_, cudaStreamNonBlocking); e != cudaSuccess)
     return no_device(cudaGetErrorString(e));
@@ -51,6 +69,7 @@ void Device::select() const {
   // A card for which there is no machine code runs what its driver makes of code for an older one (cmake/cuda.cmake).
   const bool own_code = code_ == 0 || code_ >= 90;
   early_launch = capability() >= 90 && own_code;
+  cluster_blocks = early_launch ? cluster_blocks_ : 0;
   has_warpgroups = capability() == 90 && own_code;
 }
 
@@ -58,6 +77,7 @@ Device::Device(Device&& other) noexcept
     : ordinal_(other.ordinal_),
       stream_(std::exchange(other.stream_, nullptr)),
       properties_(other.properties_),
+      cluster_blocks_(other.cluster_blocks_),
       code_(other.code_),
       name_(std::move(other.name_)),
       fault_(std::move(other.fault_)) {}

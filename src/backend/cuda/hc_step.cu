@@ -4,7 +4,9 @@
 
 #include <utility>
 
+#include "backend/cuda/async_copy.cuh"
 #include "backend/cuda/device_math.cuh"
+#include "backend/cuda/fragments.cuh"
 #include "backend/cuda/hyper_connection.h"
 #include "backend/cuda/hyper_connection.cuh"
 #include "backend/cuda/launch.cuh"
@@ -14,112 +16,152 @@ namespace ds4::cuda {
 namespace {
 
 constexpr int kStreams = 4;
+constexpr int kControls = (2 + kStreams) * kStreams;
+constexpr int kPairs = kStreams * (kStreams + 1) / 2;
+constexpr int kCount = kControls + kPairs;
 constexpr int kWarps = 8;
-constexpr int kEach = (kMaxHcSums + kWarps - 1) / kWarps;  // sums of a warp
+constexpr int kEach = kControls / kWarps;  // controls of a warp
 constexpr int kMaxSlice = 512;
-constexpr int kTurns = 4;                                  // of 64 columns, whose weights are asked for early
+constexpr int kMostUsed = 8;  // experts of a row
 
 struct Sums {
   float quarter[4][64];
-  float m[kMaxHcSums];
+  float m[kCount];
   float pre[kStreams];
   float norm;
 };
 
-/// Between them the blocks of a cluster have all columns of a row.
+/// Columns of a block: whole pieces of 16 bytes of weights.
+__device__ inline int slice_of(int hidden) { return (hidden + 8 * kHcStepBlocks - 1) / (8 * kHcStepBlocks) * 8; }
+
+/// Eight weights times eight values.
+__device__ inline float dot(const uint4& weights, const float4 (&x)[2]) {
+  const float2 w0 = __half22float2(as_half2(weights.x));
+  const float2 w1 = __half22float2(as_half2(weights.y));
+  const float2 w2 = __half22float2(as_half2(weights.z));
+  const float2 w3 = __half22float2(as_half2(weights.w));
+  return w0.x * x[0].x + w0.y * x[0].y + w1.x * x[0].z + w1.y * x[0].w + w2.x * x[1].x + w2.y * x[1].y + w3.x * x[1].z +
+         w3.y * x[1].w;
+}
+
+/// Between them the blocks of a cluster have all columns of a row. What runs once a step comes from far away: little code,
+/// and every load that depends on no other before the first wait for one.
 __global__ void __launch_bounds__(kWarps * 32, 1) step_kernel(const HcSums s, const HcMix p) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   namespace cg = cooperative_groups;
-  __shared__ float v[kStreams * kMaxSlice];  // [kStreams][slice]
-  __shared__ float totals[kMaxHcSums];
-  __shared__ int order[kMaxUsed];
+  __shared__ __align__(16) float v[kStreams * kMaxSlice];  // [kStreams][slice]
+  __shared__ float parts[kMostUsed][kMaxSlice];            // the experts' outputs
+  __shared__ float totals[kCount];
+  __shared__ float post[kStreams];
+  __shared__ float comb[kStreams * kStreams];
+  __shared__ int order[kMostUsed];
   __shared__ Sums sums;
   const cg::cluster_group cluster = cg::this_cluster();
   const int row = blockIdx.x / kHcStepBlocks;
   const int part = blockIdx.x % kHcStepBlocks;
-  const int slice = (s.hidden + 2 * kHcStepBlocks - 1) / (2 * kHcStepBlocks) * 2;
+  const int slice = slice_of(s.hidden);
   const int first = part * slice;
   const int columns = max(0, min(slice, s.hidden - first));
-  const int warp = threadIdx.x / 32;
-  const int lane = threadIdx.x % 32;
-  const int count = s.controls + kStreams * (kStreams + 1) / 2;
-  const auto weight = [&](int sum, int k, int c) {
-    return __ldcs(reinterpret_cast<const __half2*>(s.fn.row(0, sum) + 2 * (static_cast<std::int64_t>(k) * s.hidden + first + c)));
+  const int thread = threadIdx.x;
+  const int warp = thread / 32;
+  const int lane = thread % 32;
+  const std::int64_t weights_stride = std::int64_t{2} * kStreams * s.hidden;
+  const std::byte* weights = s.fn.row(0, warp) + 2 * (first + lane * 8);
+  uint4 ahead[kEach][kStreams];  // 256 columns
+  const auto fetch_weights = [&] {
+#pragma unroll
+    for (int i = 0; i < kEach; ++i)
+#pragma unroll
+      for (int k = 0; k < kStreams; ++k)
+        ahead[i][k] = __ldcs(reinterpret_cast<const uint4*>(weights + i * kWarps * weights_stride + 2 * k * s.hidden));
+    weights += 2 * 256;
   };
-  __half2 ahead[kEach][kStreams][kTurns];
-#pragma unroll
-  for (int i = 0; i < kEach; ++i)
-#pragma unroll
-    for (int k = 0; k < kStreams; ++k)
-#pragma unroll
-      for (int t = 0; t < kTurns; ++t) {
-        const int c = t * 64 + lane * 2;
-        ahead[i][k][t] = warp + i * kWarps < s.controls && c < columns ? weight(warp + i * kWarps, k, c) : __half2{};
-      }
+  if (lane * 8 < columns) fetch_weights();
+  const float base = lane < kStreams ? p.base[lane] : 0.0F;
+  const float scale = p.scale[0];
+  float norm_weight = p.norm_weight != nullptr && thread < columns ? p.norm_weight[first + thread] : 1.0F;
   wait_for_previous();
-  if (s.post.experts.out != nullptr) {
-    if (warp == 0) order_experts_of_one(s.post.experts, row, order);
-    __syncthreads();
+  const bool mixes = s.post.o != nullptr;
+  const int used = s.post.experts.out == nullptr ? 0 : s.post.experts.used;
+#pragma unroll 1
+  for (int j = 0; j < used; ++j) {
+    const float* from = s.post.experts.out + (static_cast<std::int64_t>(row) * used + j) * s.hidden + first;
+#pragma unroll 1
+    for (int c = thread; c < columns; c += kWarps * 32) copy_async<4>(shared_at(&parts[j][c]), from + c, 4);
   }
-  for (int c = threadIdx.x; c < columns; c += kWarps * 32) {
-    float* streams = s.streams + static_cast<std::int64_t>(row) * kStreams * s.hidden + first + c;
-    float x[kMaxStreams];
+  commit_async();
+  float* streams = s.streams + static_cast<std::int64_t>(row) * kStreams * s.hidden + first;
+  float x[kStreams];
+  float o = 0;
+  const auto fetch_column = [&](int c) {
 #pragma unroll
-    for (int k = 0; k < kStreams; ++k) x[k] = streams[static_cast<std::int64_t>(k) * s.hidden];
-    if (s.post.o != nullptr) {
-      float o = s.post.o[static_cast<std::int64_t>(row) * s.hidden + first + c];
-      for (int j = 0; j < s.post.experts.used; ++j)
-        o += s.post.experts.out[static_cast<std::int64_t>(order[j]) * s.hidden + first + c];
-      mix_column(x, o, s.post.post + row * kStreams, s.post.comb + row * kStreams * kStreams, kStreams);
+    for (int k = 0; k < kStreams; ++k) x[k] = streams[static_cast<std::int64_t>(k) * s.hidden + c];
+    if (mixes) o = s.post.o[static_cast<std::int64_t>(row) * s.hidden + first + c];
+  };
+  if (thread < columns) fetch_column(thread);
+  if (mixes && thread < kStreams * kStreams) comb[thread] = s.post.comb[row * kStreams * kStreams + thread];
+  if (mixes && thread < kStreams) post[thread] = s.post.post[row * kStreams + thread];
+  if (used > 0 && warp == kWarps - 1) order_experts_of_one(s.post.experts, row, order);
+  wait_async<0>();
+  __syncthreads();
+#pragma unroll 1
+  for (int c = thread; c < columns;) {
+    if (mixes) {
+#pragma unroll 1
+      for (int j = 0; j < used; ++j) o += parts[order[j] - row * used][c];
+      mix_column(x, o, post, comb, kStreams);
 #pragma unroll
-      for (int k = 0; k < kStreams; ++k) streams[static_cast<std::int64_t>(k) * s.hidden] = x[k];
+      for (int k = 0; k < kStreams; ++k) streams[static_cast<std::int64_t>(k) * s.hidden + c] = x[k];
     }
 #pragma unroll
     for (int k = 0; k < kStreams; ++k) v[k * slice + c] = x[k];
+    c += kWarps * 32;
+    if (c < columns) fetch_column(c);
   }
   __syncthreads();
   float sum[kEach] = {};
-  const auto add = [&](int t, int c, bool early) {
+#pragma unroll 1
+  for (int c = lane * 8; c < columns;) {
 #pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      const int own = warp + i * kWarps;
-      if (own < s.controls) {
+    for (int k = 0; k < kStreams; ++k) {
+      const auto* at = reinterpret_cast<const float4*>(v + k * slice + c);
+      const float4 own[2] = {at[0], at[1]};
 #pragma unroll
-        for (int k = 0; k < kStreams; ++k) {
-          const float2 w = __half22float2(early ? ahead[i][k][t] : weight(own, k, c));
-          const float2 x = *reinterpret_cast<const float2*>(v + k * slice + c);
-          sum[i] += w.x * x.x + w.y * x.y;
-        }
-      } else if (own < count) {
-        int a = 0;
-        int b = own - s.controls;  // pairs (0,0) (0,1) .. (0,3) (1,1) ..
-        while (b >= kStreams - a) b -= kStreams - a, ++a;
-        b += a;
-        const float2 x = *reinterpret_cast<const float2*>(v + a * slice + c);
-        const float2 y = *reinterpret_cast<const float2*>(v + b * slice + c);
-        sum[i] += x.x * y.x + x.y * y.y;
-      }
+      for (int i = 0; i < kEach; ++i) sum[i] += dot(ahead[i][k], own);
     }
+    c += 256;
+    if (c < columns) fetch_weights();
+  }
+  const auto leave = [&](int own, float value) {
+    const float total = warp_sum(value);
+    if (lane != 0) return;
+    totals[own] = total;
+    s.sums[(static_cast<std::int64_t>(row) * kHcStepBlocks + part) * kMaxHcSums + own] = total;  // for hc_controls()
   };
 #pragma unroll
-  for (int t = 0; t < kTurns; ++t)
-    if (t * 64 + lane * 2 < columns) add(t, t * 64 + lane * 2, true);
-  for (int c = kTurns * 64 + lane * 2; c < columns; c += 64) add(0, c, false);
-#pragma unroll
-  for (int i = 0; i < kEach; ++i) {
-    const int own = warp + i * kWarps;
-    const float total = warp_sum(sum[i]);
-    if (lane == 0 && own < count) {
-      totals[own] = total;
-      s.sums[(static_cast<std::int64_t>(row) * kHcStepBlocks + part) * kMaxHcSums + own] = total;  // for hc_controls()
+  for (int i = 0; i < kEach; ++i) leave(warp + i * kWarps, sum[i]);
+#pragma unroll 1
+  for (int own = warp; own < kPairs; own += kWarps) {
+    int a = 0;
+    int b = own;  // pairs (0,0) (0,1) .. (0,3) (1,1) ..
+#pragma unroll 1
+    while (b >= kStreams - a) b -= kStreams - a, ++a;
+    b += a;
+    float product = 0;
+#pragma unroll 1
+    for (int c = lane * 4; c < columns; c += 128) {
+      const float4 left = *reinterpret_cast<const float4*>(v + a * slice + c);
+      const float4 right = *reinterpret_cast<const float4*>(v + b * slice + c);
+      product += left.x * right.x + left.y * right.y + left.z * right.z + left.w * right.w;
     }
+    leave(kControls + own, product);
   }
   cluster.sync();
   {  // everybody adds up everybody's, in the same order
     const int own = threadIdx.x % 64;
     const int quarter = threadIdx.x / 64;
     float total = 0;
-    if (own < count) {
+    if (own < kCount) {
 #pragma unroll
       for (int i = 0; i < kHcStepBlocks / 4; ++i)
         total += *cluster.map_shared_rank(totals + own, quarter * (kHcStepBlocks / 4) + i);
@@ -128,16 +170,16 @@ __global__ void __launch_bounds__(kWarps * 32, 1) step_kernel(const HcSums s, co
   }
   auto read = cluster.barrier_arrive();
   __syncthreads();
-  if (threadIdx.x < count)
+  if (threadIdx.x < kCount)
     sums.m[threadIdx.x] = sums.quarter[0][threadIdx.x] + sums.quarter[1][threadIdx.x] + sums.quarter[2][threadIdx.x] +
                           sums.quarter[3][threadIdx.x];
   __syncthreads();
   if (warp == 0) {
-    const float* gram = sums.m + s.controls;
+    const float* gram = sums.m + kControls;
     float squares = 0;
     for (int a = 0, at = 0; a < kStreams; at += kStreams - a, ++a) squares += gram[at];
     const float factor = rsqrtf(squares / static_cast<float>(kStreams * p.hidden) + p.rms_eps);
-    if (lane < kStreams) sums.pre[lane] = sigmoid(sums.m[lane] * factor * p.scale[0] + p.base[lane]) + p.hc_eps;
+    if (lane < kStreams) sums.pre[lane] = sigmoid(sums.m[lane] * factor * scale + base) + p.hc_eps;
     __syncwarp();
     if (lane == 0) {  // |y|^2 from the products of the streams
       float y2 = 0;
@@ -147,11 +189,15 @@ __global__ void __launch_bounds__(kWarps * 32, 1) step_kernel(const HcSums s, co
     }
   }
   __syncthreads();
-  for (int c = threadIdx.x; c < columns; c += kWarps * 32) {
+#pragma unroll 1
+  for (int c = thread; c < columns; c += kWarps * 32) {
     float y = 0;
 #pragma unroll
     for (int k = 0; k < kStreams; ++k) y += sums.pre[k] * v[k * slice + c];
-    if (p.norm_weight != nullptr) y = y * sums.norm * p.norm_weight[first + c];
+    if (p.norm_weight != nullptr) {
+      if (c != thread) norm_weight = p.norm_weight[first + c];
+      y = y * sums.norm * norm_weight;
+    }
     const std::int64_t at = static_cast<std::int64_t>(row) * p.hidden + first + c;
     p.y[at] = y;
     if (p.y_half == nullptr) continue;
@@ -166,13 +212,13 @@ __global__ void __launch_bounds__(kWarps * 32, 1) step_kernel(const HcSums s, co
 }  // namespace
 
 bool hc_step_fits(const HcSums& p) {
-  return early_launch && p.rows <= kHcStepRows && p.streams_count == kStreams && p.fn.type == DType::kF16 && p.hidden % 2 == 0 &&
-         p.source_row == nullptr && p.hidden <= kMaxSlice * kHcStepBlocks;
+  return cluster_blocks >= kHcStepBlocks && p.rows <= kHcStepRows && p.streams_count == kStreams && p.controls == kControls &&
+         p.fn.type == DType::kF16 && p.hidden % 8 == 0 && p.hidden <= kMaxSlice * kHcStepBlocks && p.source_row == nullptr &&
+         p.post.experts.used <= kMostUsed && p.post.experts.place == nullptr;
 }
 
 void hc_step(const HcSums& sums, const HcMix& mix, cudaStream_t stream) {
-  if (kHcStepBlocks > 8) cudaFuncSetAttribute(step_kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-  launch_cluster(step_kernel, dim3(static_cast<unsigned>(sums.rows * kHcStepBlocks)), kWarps * 32, kHcStepBlocks, stream,
+  launch_cluster(step_kernel, dim3(static_cast<unsigned>(sums.rows * kHcStepBlocks)), kWarps * 32, kHcStepBlocks, 0, stream,
                  sums, mix);
 }
 

@@ -30,7 +30,8 @@ void allow_shared(Kernel* kernel, std::size_t bytes) {
 }
 
 /// What the calling thread's card can do (Device::select()).
-inline thread_local bool early_launch = false;  // and clusters of blocks, which came with it
+inline thread_local bool early_launch = false;
+inline thread_local int cluster_blocks = 0;  // the most blocks of a cluster
 
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::size_t shared, cudaStream_t stream,
@@ -50,8 +51,9 @@ void launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::siz
 
 /// The same with `blocks` neighbouring blocks as a cluster.
 template <typename... Parameters, typename... Arguments>
-void launch_cluster(void (*kernel)(Parameters...), dim3 grid, unsigned threads, unsigned blocks, cudaStream_t stream,
-                    Arguments&&... arguments) {
+void launch_cluster(void (*kernel)(Parameters...), dim3 grid, unsigned threads, unsigned blocks, std::size_t shared,
+                    cudaStream_t stream, Arguments&&... arguments) {
+  if (blocks > 8) cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
   cudaLaunchAttribute attributes[2] = {};
   attributes[0].id = cudaLaunchAttributeClusterDimension;
   attributes[0].val.clusterDim = {blocks, 1, 1};
@@ -60,6 +62,7 @@ void launch_cluster(void (*kernel)(Parameters...), dim3 grid, unsigned threads, 
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared;
   config.stream = stream;
   config.attrs = attributes;
   config.numAttrs = 2;

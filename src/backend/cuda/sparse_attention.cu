@@ -142,36 +142,37 @@ __device__ inline void load_matrices_transposed(std::uint32_t (&r)[4], const voi
                : "r"(shared_address(row)));
 }
 
-/// What a thread carries of the next keys: 64 values of one row.
+/// What a thread carries of the next keys: an eighth of one row, in pieces of 16 bytes, every eighth one, so that the eight
+/// threads of a row read and write whole lines.
 struct KeyPiece {
-  uint4 raw[8];
-  float scale;
+  uint4 raw[8];            // f16: all; packed: up to four of FP8 values, then [4] of BF16 values
+  std::uint8_t scales[4];  // of the FP8 pieces
 };
+constexpr int kFp8Pieces = (kTensorHeadDim - 64) / 16;
 
-/// Thread (key, eighth): values 64 * eighth .. of the key.
+/// Thread (key, eighth).
 __device__ inline void fetch(KeyPiece& piece, const Keys& keys, int i, int eighth, KvFormat format) {
   if (i >= keys.total) {
 #pragma unroll
     for (int j = 0; j < 8; ++j) piece.raw[j] = make_uint4(0, 0, 0, 0);
-    piece.scale = 1.0F;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) piece.scales[j] = 0;  // the smallest
     return;
   }
   const RowPlace place = keys.at(i);
+  const auto* from = reinterpret_cast<const uint4*>(place.main) + eighth;
   if (format == KvFormat::kF16) {
-    const auto* from = reinterpret_cast<const uint4*>(place.main + eighth * 128);
 #pragma unroll
-    for (int j = 0; j < 8; ++j) piece.raw[j] = from[j];
+    for (int j = 0; j < 8; ++j) piece.raw[j] = from[j * 8];
     return;
   }
-  const auto* from = reinterpret_cast<const uint4*>(place.main + eighth * 64);
-  if (eighth < 7) {
 #pragma unroll
-    for (int j = 0; j < 4; ++j) piece.raw[j] = from[j];
-    piece.scale = e8m0(reinterpret_cast<const std::uint8_t*>(place.scale)[eighth]);
-  } else {
-#pragma unroll
-    for (int j = 0; j < 8; ++j) piece.raw[j] = from[j];
+  for (int j = 0; j < 4; ++j) {
+    if (j * 8 + eighth >= kFp8Pieces) continue;
+    piece.raw[j] = from[j * 8];
+    piece.scales[j] = reinterpret_cast<const std::uint8_t*>(place.scale)[j * 2 + eighth / 4];
   }
+  piece.raw[4] = from[kFp8Pieces];
 }
 
 __device__ inline std::uint32_t fp8_pair(std::uint32_t two, __half2 scale) {
@@ -183,25 +184,23 @@ __device__ inline std::uint32_t bf16_pair(std::uint32_t two) {
 }
 
 __device__ inline void store(const KeyPiece& piece, __half* to, int eighth, KvFormat format) {
-  auto* out = reinterpret_cast<uint4*>(to + eighth * 64);
+  auto* out = reinterpret_cast<uint4*>(to);
   if (format == KvFormat::kF16) {
 #pragma unroll
-    for (int j = 0; j < 8; ++j) out[j] = piece.raw[j];
-  } else if (eighth < 7) {
-    const __half2 scale = __float2half2_rn(piece.scale);
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const uint4 v = piece.raw[j];
-      out[2 * j] = make_uint4(fp8_pair(v.x, scale), fp8_pair(v.x >> 16, scale), fp8_pair(v.y, scale), fp8_pair(v.y >> 16, scale));
-      out[2 * j + 1] = make_uint4(fp8_pair(v.z, scale), fp8_pair(v.z >> 16, scale), fp8_pair(v.w, scale), fp8_pair(v.w >> 16, scale));
-    }
-  } else {
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      const uint4 v = piece.raw[j];
-      out[j] = make_uint4(bf16_pair(v.x), bf16_pair(v.y), bf16_pair(v.z), bf16_pair(v.w));
-    }
+    for (int j = 0; j < 8; ++j) out[j * 8 + eighth] = piece.raw[j];
+    return;
   }
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    const int number = j * 8 + eighth;
+    if (number >= kFp8Pieces) continue;
+    const __half2 scale = __float2half2_rn(e8m0(piece.scales[j]));
+    const uint4 v = piece.raw[j];
+    out[2 * number] = make_uint4(fp8_pair(v.x, scale), fp8_pair(v.x >> 16, scale), fp8_pair(v.y, scale), fp8_pair(v.y >> 16, scale));
+    out[2 * number + 1] = make_uint4(fp8_pair(v.z, scale), fp8_pair(v.z >> 16, scale), fp8_pair(v.w, scale), fp8_pair(v.w >> 16, scale));
+  }
+  const uint4 v = piece.raw[4];
+  out[2 * kFp8Pieces + eighth] = make_uint4(bf16_pair(v.x), bf16_pair(v.y), bf16_pair(v.z), bf16_pair(v.w));
 }
 
 /// Many rows: block (group of 64 heads, row). Warp w: heads 16 (w % 4) .., and for the scores keys 16 (w / 4) ..,
@@ -419,7 +418,7 @@ __global__ void __launch_bounds__(kThreads) few_tensor_kernel(const Batch batch,
     __syncthreads();
     if (group + 1 < last_group) fetch(piece, keys, (group + 1) * kKeysAtOnce + own_key, eighth, p.format);
     float dots[4] = {};
-#pragma unroll
+#pragma unroll 2
     for (int s = 0; s < 8; ++s) {  // 32 dims each
       const int dim = warp / 4 * 256 + s * 32;
       std::uint32_t b[4];
@@ -470,7 +469,7 @@ __global__ void __launch_bounds__(kThreads) few_tensor_kernel(const Batch batch,
         sum[n][3] *= high;
       }
     }
-#pragma unroll
+#pragma unroll 1
     for (int s = 0; s < 2; ++s) {
       std::uint32_t a[4];
       load_matrices(a, &space.weights[lane % 16][s * 16 + lane / 16 * 8]);

@@ -26,6 +26,10 @@ struct RawTile {
 /// How many tiles a warp keeps on their way: about 4 KiB, so that a card's memory stays busy.
 template <typename F>
 inline constexpr int kTilesAhead = F::kTileBytes > 2400 ? 1 : F::kTileBytes > 1300 ? 2 : F::kTileBytes > 710 ? 4 : 3;
+/// And how many it holds. A small tile has a place beside the one in work, and is not moved; a large one would take too many
+/// registers.
+template <typename F>
+inline constexpr int kTilesHeld = kTilesAhead<F> + (F::kTileBytes < 1300 ? 1 : 0);
 
 /// i / p and i % p for a power of two: kernels of few rows are too short for a real division.
 __device__ inline int over(int i, int power) { return i >> (31 - __clz(power)); }
@@ -93,8 +97,9 @@ class RowsNear {
         own_(x + (present_ ? threadIdx.x % 32 / 4 : 0) * pitch + threadIdx.x % 4 * 32 + share.part * 128), step_(share.parts * 128) {}
   __device__ void begin() { stage_(); }
   __device__ void next(int step) { now_ = own_ + step * step_; }
-  __device__ uint4 read(int, int u) const {
-    return present_ ? *reinterpret_cast<const uint4*>(now_ + u * 8) : make_uint4(0, 0, 0, 0);
+  __device__ uint4 read(int, int u) {
+    if (present_) held_ = *reinterpret_cast<const uint4*>(now_ + u * 8);
+    return held_;
   }
 
  private:
@@ -103,6 +108,7 @@ class RowsNear {
   const __half* own_;
   const __half* now_ = nullptr;
   int step_;
+  uint4 held_ = {};  // zeros of a lane that has no row
 };
 
 /// A row of x to shared memory, by the whole block.
@@ -210,7 +216,8 @@ template <typename F, int N, typename Rows, typename Octets>
 __device__ __forceinline__ void accumulate(const Matrix& m, const std::byte* tiles, const ColumnShare& share, Rows& x,
                                            const Octets& table, float (&sum)[N][4]) {
   constexpr int kAhead = kTilesAhead<F>;
-  RawTile<F> raw[kAhead];
+  constexpr int kHeld = kTilesHeld<F>;
+  RawTile<F> raw[kHeld];
   LaneTile<ReadOnce> coming({tiles + static_cast<std::int64_t>(share.part) * F::kTileBytes}, threadIdx.x % 32);  // the next tile to load
   const std::int64_t stride = static_cast<std::int64_t>(share.parts) * F::kTileBytes;
 #pragma unroll
@@ -221,16 +228,16 @@ __device__ __forceinline__ void accumulate(const Matrix& m, const std::byte* til
   x.begin();
   float odd[N][4] = {};  // two chains of sums: a product waits for the one before it
   const int steps = over(share.columns + share.parts - 1, share.parts);
-  for (int base = 0; base < steps; base += kAhead) {
+  for (int base = 0; base < steps; base += kHeld) {
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
+    for (int i = 0; i < kHeld; ++i) {
       const int step = base + i;
       if (step >= steps) break;
       x.next(step);
       const int column = share.part + step * share.parts;
       if (column >= share.columns) break;  // the last step of this warp
       const RawTile<F> now = raw[i];
-      if (column + kAhead * share.parts < share.columns) raw[i].load(coming);
+      if (column + kAhead * share.parts < share.columns) raw[(i + kAhead) % kHeld].load(coming);
       coming += stride;
       const auto scales = F::scales(now.head, m.pre);
 #pragma unroll
