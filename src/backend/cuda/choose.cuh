@@ -20,10 +20,12 @@ struct ChoiceSpace {
 /// Before the logits are there: the biases come from far away. Thread `own` of `threads` takes every so many experts, here and
 /// in score_row().
 __device__ inline void begin_choice(const RouteChoice& p, const ChoiceSpace& space, int own, int threads) {
+#pragma unroll 1
   for (int e = own; e < p.experts; e += threads) space.ranked[e] = p.bias == nullptr ? 0.0F : p.bias[e];
 }
 
 __device__ inline void score_row(const RouteChoice& p, int row, const ChoiceSpace& space, int own, int threads) {
+#pragma unroll 1
   for (int e = own; e < p.experts; e += threads) {
     const std::int64_t at = static_cast<std::int64_t>(row) * p.experts + e;
     const float logit = p.low_logits == nullptr ? p.logits[at] : p.logits[at] + p.low_logits[at] / kLowScale;

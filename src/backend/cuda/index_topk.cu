@@ -24,6 +24,7 @@ __global__ void __launch_bounds__(128) query_kernel(const Batch batch, const Ind
   for (int i = lane; i < p.dim; i += 32) v[i] = query[i];
   __syncwarp();
   const std::int64_t position = batch.positions[head / p.heads];
+#pragma unroll 1
   for (int i = lane; i < p.pairs; i += 32) {
     float* pair = v + p.dim - 2 * p.pairs + 2 * i;
     rotate_pair(pair[0], pair[1], position, p.frequencies[i]);

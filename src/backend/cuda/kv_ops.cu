@@ -64,6 +64,11 @@ __global__ void __launch_bounds__(kThreads) store_window_kernel(const Batch batc
   copy_row(p.ring, p.ring.at(batch.tail(segment), static_cast<int>(static_cast<unsigned>(position) % static_cast<unsigned>(p.ring.rows))), p.fresh_rows.at(p.fresh, row));
 }
 
+/// Kept out of the way: its formats would be there for every value that a block pools, and code is read from far away.
+__device__ __noinline__ float table_value(const Matrix& table, std::int64_t row, int column) {
+  return file_value(table.type, table.row(0, row), column, table.iq2);
+}
+
 struct TokenState {
   const Batch& batch;
   const CompressRows& p;
@@ -75,7 +80,11 @@ struct TokenState {
   __device__ float g(std::int64_t position, int channel) const {
     if (position < segment.first_position) return p.states.g(batch.tail(segment), position)[channel];
     return p.g[(segment.first_row + position - segment.first_position) * p.states.width + channel] +
-           file_value(p.ape.type, p.ape.row(0, static_cast<unsigned>(position) % static_cast<unsigned>(p.ratio)), channel, p.ape.iq2);
+           ape(static_cast<unsigned>(position) % static_cast<unsigned>(p.ratio), channel);
+  }
+  __device__ float ape(unsigned row, int channel) const {
+    if (p.ape.type == DType::kF16) return __half2float(reinterpret_cast<const __half*>(p.ape.row(0, row))[channel]);
+    return table_value(p.ape, row, channel);
   }
   /// All channels, by the whole block; several are on their way before the first is stored.
   __device__ void store(std::int64_t position) const {
@@ -134,11 +143,12 @@ __global__ void __launch_bounds__(kThreads) compress_kernel(const Batch batch, c
   const std::int64_t position = batch.positions[row];
   const TokenState states{batch, p, segment};
   if (segment.rows <= kRewindSlack) states.store(position);
-  if ((position + 1) % p.ratio != 0) return;
-  const std::int64_t b = position / p.ratio;
+  const auto ratio = static_cast<unsigned>(p.ratio);  // 64-bit division is slow
+  const unsigned b = static_cast<unsigned>(position) / ratio;
+  if (static_cast<unsigned>(position) - b * ratio != ratio - 1) return;
   for (int n = threadIdx.x; n < p.row_width; n += blockDim.x) values[n] = pool(states, b, n);
   const RowPlace place = batch.row_in_pages(segment, p.store, b);
-  finish_row(values, p.norm, p.row_width, p.eps, p.frequencies, p.pairs, b * p.ratio, space);
+  finish_row(values, p.norm, p.row_width, p.eps, p.frequencies, p.pairs, std::int64_t{b} * p.ratio, space);
   if (!p.indexer) encode_kv_row(p.format, values, p.row_width, 2 * p.pairs, place);
   else if (threadIdx.x < 32) encode_index_row(p.format, values, p.row_width, place);
 }

@@ -126,18 +126,18 @@ __global__ void __launch_bounds__(kThreads) select_kernel(const Selection p) {
     for_each([&](std::uint32_t key) { finite = finite && is_finite(key); });
     if (!finite) p.not_finite[row] = 1;
   }
-  constexpr int kShift[] = {21, 10, 0};  // digits of 11, 11 and 10 bits
   std::uint32_t prefix = 0;
   std::uint32_t mask = 0;
   int left = kept;
-#pragma unroll
+#pragma unroll 1
   for (int pass = 0; pass < 3; ++pass) {
     Counts<kThreads>* own = histogram[pass % 2];
     own[threadIdx.x] = {};
     __syncthreads();
+    const int shift = pass == 0 ? 21 : pass == 1 ? 10 : 0;  // digits of 11, 11 and 10 bits
     const std::uint32_t digit = pass < 2 ? kBins - 1u : kBins / 2 - 1u;
     for_each([&](std::uint32_t key) {
-      if ((key & mask) == prefix) atomicAdd(reinterpret_cast<int*>(own) + (key >> kShift[pass] & digit), 1);
+      if ((key & mask) == prefix) atomicAdd(reinterpret_cast<int*>(own) + (key >> shift & digit), 1);
     });
     parts_sync<kParts>();
     Counts<kThreads> counts = {};
@@ -149,8 +149,8 @@ __global__ void __launch_bounds__(kThreads) select_kernel(const Selection p) {
     }
     const Reached at = reach<kThreads>(counts, left, space, found);
     left = at.left;
-    prefix |= static_cast<std::uint32_t>(at.bin) << kShift[pass];
-    mask |= digit << kShift[pass];
+    prefix |= static_cast<std::uint32_t>(at.bin) << shift;
+    mask |= digit << shift;
     __syncthreads();
   }
   // `prefix` is the smallest kept score; `left` of its equals are kept.

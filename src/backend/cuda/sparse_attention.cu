@@ -499,26 +499,61 @@ __global__ void __launch_bounds__(kThreads) few_tensor_kernel(const Batch batch,
   }
 }
 
-/// Puts the splits of a head together: block (head, row).
-__global__ void __launch_bounds__(256) combine_kernel(const Batch batch, const Attention p, int splits) {
+constexpr int kCombineGroups = 4;
+constexpr int kCombineThreads = kCombineGroups * kTensorHeadDim / 4;
+constexpr int kEarlyParts = 5;  // of a group
+
+/// Puts the splits of a head together: block (head, row), a group of threads every fourth split.
+__global__ void __launch_bounds__(kCombineThreads) combine_kernel(const Batch batch, const Attention p, int splits) {
+  static_assert(kMaxSplits <= 64);
+  __shared__ float4 sums[kCombineGroups][kTensorHeadDim / 4];
   const int head = blockIdx.x;
   const int row = blockIdx.y;
+  const int lane = threadIdx.x % 32;
+  const int group = threadIdx.x / (kTensorHeadDim / 4);
+  const int own = threadIdx.x % (kTensorHeadDim / 4);
   const float sink = p.sinks[head];
   wait_for_previous();
   const float* parts = p.parts + (static_cast<std::int64_t>(row) * p.heads + head) * splits * kPartFloats;
-  float largest = sink;
-  for (int s = 0; s < splits; ++s) largest = fmaxf(largest, parts[s * kPartFloats + kTensorHeadDim]);
+  const auto part = [&](int split) {  // rows lie at multiples of 8 bytes
+    const auto* from = reinterpret_cast<const float2*>(parts + split * kPartFloats) + 2 * own;
+    const float2 low = from[0];
+    const float2 high = from[1];
+    return float4{low.x, low.y, high.x, high.y};
+  };
+  float4 early[kEarlyParts];
+#pragma unroll
+  for (int i = 0; i < kEarlyParts; ++i)
+    if (group + i * kCombineGroups < splits) early[i] = part(group + i * kCombineGroups);
+  const auto end = [&](int split) {
+    return split < splits ? *reinterpret_cast<const float2*>(parts + split * kPartFloats + kTensorHeadDim) : float2{-INFINITY, 0.0F};
+  };
+  const float2 first = end(lane);  // largest score, denominator
+  const float2 second = end(lane + 32);
+  const float largest = warp_max(fmaxf(fmaxf(first.x, second.x), sink));
+  const float weights[2] = {expf(first.x - largest), expf(second.x - largest)};  // 0 for a split without keys
+  const float denominator = warp_sum(weights[0] * first.y + weights[1] * second.y) + expf(sink - largest);
+  float4 sum = {};
+  const auto add = [&](int split, const float4& v) {
+    const float w = __shfl_sync(~0u, split < 32 ? weights[0] : weights[1], split % 32);
+    sum = {sum.x + w * v.x, sum.y + w * v.y, sum.z + w * v.z, sum.w + w * v.w};
+  };
+#pragma unroll
+  for (int i = 0; i < kEarlyParts; ++i)
+    if (group + i * kCombineGroups < splits) add(group + i * kCombineGroups, early[i]);
+#pragma unroll 4
+  for (int split = group + kEarlyParts * kCombineGroups; split < splits; split += kCombineGroups) add(split, part(split));
+  sums[group][own] = sum;
+  __syncthreads();
+  if (threadIdx.x >= kTensorHeadDim / 2) return;
   const int dim = threadIdx.x * 2;
   float a = 0;
   float b = 0;
-  float denominator = expf(sink - largest);
-  for (int s = 0; s < splits; ++s) {
-    const float* part = parts + s * kPartFloats;
-    const float w = expf(part[kTensorHeadDim] - largest);  // 0 for a split without keys
-    denominator += w * part[kTensorHeadDim + 1];
-    const float2 v = *reinterpret_cast<const float2*>(part + dim);
-    a += w * v.x;
-    b += w * v.y;
+#pragma unroll
+  for (int g = 0; g < kCombineGroups; ++g) {
+    const float2 v = reinterpret_cast<const float2*>(sums[g])[threadIdx.x];
+    a += v.x;
+    b += v.y;
   }
   a /= denominator;
   b /= denominator;
@@ -567,7 +602,7 @@ bool sparse_attention(const Batch& batch, const Attention& p, cudaStream_t strea
   const std::size_t bytes = apart ? alone : sizeof(FewSpace);
   allow_shared(few_tensor_kernel, alone);  // the same in every step that is recorded
   launch(few_tensor_kernel, grid, kThreads, bytes, stream, batch, p, splits);
-  launch(combine_kernel, dim3(static_cast<unsigned>(p.heads), rows), 256, 0, stream, batch, p, splits);
+  launch(combine_kernel, dim3(static_cast<unsigned>(p.heads), rows), kCombineThreads, 0, stream, batch, p, splits);
   return true;
 }
 

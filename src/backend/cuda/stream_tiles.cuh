@@ -113,6 +113,7 @@ class RowsNear {
 
 /// A row of x to shared memory, by the whole block.
 __device__ inline void stage_row(__half* to, const __half* x, std::int64_t columns) {
+#pragma unroll 2
   for (int i = threadIdx.x; i < columns / 8; i += blockDim.x)
     reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(x)[i];
 }
@@ -130,11 +131,13 @@ __device__ inline void stage_normed(const NormedInput& in, int rows, int width, 
     const auto* x = reinterpret_cast<const float4*>(in.x + static_cast<std::int64_t>(row) * width);
     const auto* weight = reinterpret_cast<const float4*>(in.weight);
     float squares = 0;
+#pragma unroll 2
     for (int i = threadIdx.x; i < width / 4; i += blockDim.x) {
       const float4 v = x[i];
       squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
     }
     const float r = rsqrtf(block_sum(squares, space) / static_cast<float>(width) + in.eps);
+#pragma unroll 2
     for (int i = threadIdx.x; i < width / 4; i += blockDim.x) {
       const float4 v = x[i];
       const float4 w = weight[i];
