@@ -25,8 +25,9 @@ int largest_cluster() {
   config.attrs = &size;
   config.numAttrs = 1;
   int clusters = 0;
-  const bool fits = cudaFuncSetAttribute(probe_kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) == cudaSuccess &&
-                    cudaOccupancyMaxActiveClusters(&clusters, probe_kernel, &config) == cudaSuccess && clusters > 0;
+  const bool fits =
+      cudaFuncSetAttribute(probe_kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) == cudaSuccess &&
+      cudaOccupancyMaxActiveClusters(&clusters, probe_kernel, &config) == cudaSuccess && clusters > 0;
   cudaGetLastError();  // a refusal is no fault
   return fits ? 16 : 8;
 }
@@ -41,8 +42,7 @@ Result<Device> Device::open(int ordinal) {
   if (found == cudaErrorInsufficientDriver)
     return no_device("no usable NVIDIA driver (libcuda.so.1 is missing or older than this build needs)");
   if (found != cudaSuccess) return no_device(cudaGetErrorString(found));
-  if (ordinal < 0 || ordinal >= count)
-    return no_device(cat("expected a card in 0..", count - 1, ", found ", ordinal));
+  if (ordinal < 0 || ordinal >= count) return no_device(cat("expected a card in 0..", count - 1, ", found ", ordinal));
   Device device;
   device.ordinal_ = ordinal;
   if (const cudaError_t e = cudaGetDeviceProperties(&device.properties_, ordinal); e != cudaSuccess)
@@ -53,7 +53,8 @@ Result<Device> Device::open(int ordinal) {
                          device.properties_.minor, ", expected 8.0 (A100, RTX 30) or newer"));
   if (const cudaError_t e = cudaSetDevice(ordinal); e != cudaSuccess) return no_device(cudaGetErrorString(e));
   cudaFuncAttributes code{};
-  if (const cudaError_t e = cudaFuncGetAttributes(&code, probe_kernel); e != cudaSuccess) return no_device(cudaGetErrorString(e));
+  if (const cudaError_t e = cudaFuncGetAttributes(&code, probe_kernel); e != cudaSuccess)
+    return no_device(cudaGetErrorString(e));
   device.code_ = code.ptxVersion;
   device.cluster_blocks_ = largest_cluster();
   device.select();

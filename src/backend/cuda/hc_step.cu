@@ -7,8 +7,8 @@
 #include "backend/cuda/async_copy.cuh"
 #include "backend/cuda/device_math.cuh"
 #include "backend/cuda/fragments.cuh"
-#include "backend/cuda/hyper_connection.h"
 #include "backend/cuda/hyper_connection.cuh"
+#include "backend/cuda/hyper_connection.h"
 #include "backend/cuda/launch.cuh"
 
 namespace ds4::cuda {
@@ -44,8 +44,8 @@ __device__ inline float dot(const uint4& weights, const float4 (&x)[2]) {
          w3.y * x[1].w;
 }
 
-/// Between them the blocks of a cluster have all columns of a row. What runs once a step comes from far away: little code,
-/// and every load that depends on no other before the first wait for one.
+/// Between them the blocks of a cluster have all columns of a row. What runs once a step comes from far away: little
+/// code, and every load that depends on no other before the first wait for one.
 __global__ void __launch_bounds__(kWarps * 32, 1) step_kernel(const HcSums s, const HcMix p) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   namespace cg = cooperative_groups;
@@ -212,14 +212,15 @@ __global__ void __launch_bounds__(kWarps * 32, 1) step_kernel(const HcSums s, co
 }  // namespace
 
 bool hc_step_fits(const HcSums& p) {
-  return cluster_blocks >= kHcStepBlocks && p.rows <= kHcStepRows && p.streams_count == kStreams && p.controls == kControls &&
-         p.fn.type == DType::kF16 && p.hidden % 8 == 0 && p.hidden <= kMaxSlice * kHcStepBlocks && p.source_row == nullptr &&
+  return cluster_blocks >= kHcStepBlocks && p.rows <= kHcStepRows && p.streams_count == kStreams &&
+         p.controls == kControls && p.fn.type == DType::kF16 && reinterpret_cast<std::uintptr_t>(p.fn.data) % 16 == 0 &&
+         p.hidden % 8 == 0 && p.hidden <= kMaxSlice * kHcStepBlocks && p.source_row == nullptr &&
          p.post.experts.used <= kMostUsed && p.post.experts.place == nullptr;
 }
 
 void hc_step(const HcSums& sums, const HcMix& mix, cudaStream_t stream) {
-  launch_cluster(step_kernel, dim3(static_cast<unsigned>(sums.rows * kHcStepBlocks)), kWarps * 32, kHcStepBlocks, 0, stream,
-                 sums, mix);
+  launch_cluster(step_kernel, dim3(static_cast<unsigned>(sums.rows * kHcStepBlocks)), kWarps * 32, kHcStepBlocks, 0,
+                 stream, sums, mix);
 }
 
 }  // namespace ds4::cuda

@@ -1,6 +1,7 @@
 // Manifold-constrained hyper-connections on the card (§2.2), in two kernels a sub-layer: hc_sums reads the streams
-// (after mixing the sub-layer's output into them, if there is one), hc_mix does the rest, the norm included. With few rows
-// post and comb come from hc_controls: nobody needs them before the sub-layer ends, and the iterations take time.
+// (after mixing the sub-layer's output into them, if there is one), hc_mix does the rest, the norm included; or in one,
+// hc_step, for very few rows. With few rows post and comb come from hc_controls: nobody needs them before the sub-layer
+// ends, and the iterations take time.
 #pragma once
 
 #include <cuda_fp16.h>
@@ -70,7 +71,8 @@ struct HcMix {
 void hc_mix(const HcMix& p, cudaStream_t stream);
 void hc_controls(const HcMix& p, cudaStream_t stream);
 
-/// Both in one kernel, and the sums left for hc_controls(), [rows, kHcStepBlocks, kMaxHcSums]. Where hc_step_fits().
+/// Both as one kernel, a cluster a row, and the sums left for hc_controls(): [rows, kHcStepBlocks, kMaxHcSums]. Where
+/// hc_step_fits(): cards with such clusters, up to kHcStepRows rows of four streams, f16 weights.
 inline constexpr int kHcStepRows = 4;
 inline constexpr int kHcStepBlocks = 16;
 bool hc_step_fits(const HcSums& p);

@@ -216,9 +216,9 @@ __global__ void __launch_bounds__(kFewScoreWarps * 32) few_scores_kernel(const B
   const int warp = threadIdx.x / 32;
   const int g = threadIdx.x % 32 / 4;
   const int t = threadIdx.x % 4;
-  wait_for_previous();
   const std::int64_t visible = visible_rows(batch, row, p.ratio);
-  const SegmentView& segment = batch.segments[batch.segment_of[row]];
+  const SegmentView segment = batch.segments[batch.segment_of[row]];
+  wait_for_previous();
   std::uint32_t queries[2][16];  // of heads g and g + 8: pairs of halves four apart, as the keys' values
   float weight[2];
 #pragma unroll

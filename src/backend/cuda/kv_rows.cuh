@@ -182,12 +182,12 @@ __device__ inline void warp_hadamard(float* values, int dim) {
   __syncwarp();
 }
 
-/// Rounds values (shared memory, one warp) through FP4 in blocks of 32; codes and scales may be null.
+/// Rounds values (shared memory, at a multiple of 16 bytes, one warp) through FP4 in blocks of 32; nibbles, at an even
+/// address, and scales may be null.
 __device__ inline void warp_round_fp4(float* values, int dim, std::uint8_t* nibbles, std::uint8_t* scales) {
   const int lane = threadIdx.x % 32;
   if (dim == 128) {  // four values a lane, all blocks at once
-    float4& own = reinterpret_cast<float4*>(values)[lane];
-    const float4 v = own;
+    const float4 v = reinterpret_cast<const float4*>(values)[lane];
     std::uint32_t bits = max(max(__float_as_uint(fabsf(v.x)), __float_as_uint(fabsf(v.y))),
                              max(__float_as_uint(fabsf(v.z)), __float_as_uint(fabsf(v.w))));
     for (int step = 1; step < 8; step *= 2) bits = max(bits, __shfl_xor_sync(~0u, bits, step));
@@ -201,7 +201,7 @@ __device__ inline void warp_round_fp4(float* values, int dim, std::uint8_t* nibb
       value = from_e2m1(nibble) * scale;
       all |= nibble << (4 * i);
     }
-    if (nibbles != nullptr) nibbles[lane * 2] = static_cast<std::uint8_t>(all), nibbles[lane * 2 + 1] = static_cast<std::uint8_t>(all >> 8);
+    if (nibbles != nullptr) reinterpret_cast<std::uint16_t*>(nibbles)[lane] = static_cast<std::uint16_t>(all);
     if (scales != nullptr && lane % 8 == 0) scales[lane / 8] = code;
     __syncwarp();
     return;

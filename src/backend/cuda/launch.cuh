@@ -3,7 +3,11 @@
 // what the last kernel wrote. On older cards the same calls are plain launches.
 //
 // Every kernel launched here calls wait_for_previous() in every thread before it reads or writes anything that another
-// kernel touches, and before it returns; weights it may read earlier.
+// kernel touches, and before it returns; weights and the step's Batch, which lie there before the step's first kernel
+// begins, it may read earlier.
+//
+// A step runs every kernel once a layer, and the code of all of them does not fit a multiprocessor's caches: what stands
+// between two waits is short, loops that are no inner loops are not unrolled, rare formats are calls.
 #pragma once
 
 #include <cuda_runtime_api.h>

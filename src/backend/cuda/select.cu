@@ -87,9 +87,9 @@ __global__ void __launch_bounds__(kThreads) select_kernel(const Selection p) {
   __shared__ int counts[2];  // of this part: above, equal
   const int row = blockIdx.x / kParts;
   const int part = blockIdx.x % kParts;
-  wait_for_previous();
   const std::int64_t visible =
       p.positions == nullptr ? p.visible : static_cast<unsigned>(p.positions[row] + 1) / static_cast<unsigned>(p.ratio);
+  wait_for_previous();
   std::int32_t* selected = p.selected + static_cast<std::int64_t>(row) * p.topk;
   const int kept = static_cast<int>(min(visible, static_cast<std::int64_t>(p.topk)));
   float* values = p.values == nullptr ? nullptr : p.values + static_cast<std::int64_t>(row) * p.topk;

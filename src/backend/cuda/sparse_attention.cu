@@ -16,7 +16,7 @@ namespace {
 struct Keys {
   const Batch& batch;
   const Attention& p;
-  const SegmentView& segment;
+  SegmentView segment;
   int row;
   std::int64_t first_window;
   int compressed;
@@ -25,9 +25,14 @@ struct Keys {
   __device__ Keys(const Batch& b, const Attention& a, int r) : batch(b), p(a), segment(b.segments[b.segment_of[r]]), row(r) {
     const std::int64_t position = b.positions[r];
     first_window = max(static_cast<std::int64_t>(0), position - a.window + 1);
-    const std::int64_t visible = a.ratio == 0 ? 0 : (position + 1) / a.ratio;
-    compressed = a.selected != nullptr ? a.count[r] : static_cast<int>(visible);
-    total = compressed + static_cast<int>(position - first_window + 1);
+    // 64-bit division is slow
+    compressed = a.ratio == 0 ? 0 : static_cast<int>((static_cast<unsigned>(position) + 1) / static_cast<unsigned>(a.ratio));
+    total = static_cast<int>(position - first_window + 1);
+  }
+  /// What the step itself made: after wait_for_previous(), before anything else.
+  __device__ void count_selected() {
+    if (p.selected != nullptr) compressed = p.count[row];
+    total += compressed;
   }
   __device__ RowPlace at(int i) const {
     if (i < compressed) {
@@ -55,7 +60,8 @@ __global__ void __launch_bounds__(kFloatThreads) float_kernel(const Batch batch,
   const int head = blockIdx.x;
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
-  const Keys keys(batch, p, row);
+  Keys keys(batch, p, row);
+  keys.count_selected();
   float* q = shared;
   float* k = shared + p.head_dim;
   const std::int64_t at = (static_cast<std::int64_t>(row) * p.heads + head) * p.head_dim;
@@ -215,7 +221,8 @@ __global__ void __launch_bounds__(kThreads, 1) tensor_kernel(const Batch batch, 
   const int head_tile = warp % 4 * 16;
   const int half = warp / 4;
   const int first_head = blockIdx.x * kTensorHeads;
-  const Keys keys(batch, p, row);
+  Keys keys(batch, p, row);
+  keys.count_selected();
   const int groups = (keys.total + kKeysAtOnce - 1) / kKeysAtOnce;
   const int first_group = 0;
   const int last_group = groups;
@@ -392,8 +399,9 @@ __global__ void __launch_bounds__(kThreads) few_tensor_kernel(const Batch batch,
   const int first_head = blockIdx.x * kFewHeads;
   const int own_key = thread / 8;
   const int eighth = thread % 8;
+  Keys keys(batch, p, row);
   wait_for_previous();
-  const Keys keys(batch, p, row);
+  keys.count_selected();
   const int groups = (keys.total + kKeysAtOnce - 1) / kKeysAtOnce;
   const int first_group = groups * static_cast<int>(blockIdx.z) / splits;
   const int last_group = groups * (static_cast<int>(blockIdx.z) + 1) / splits;
