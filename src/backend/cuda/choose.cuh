@@ -17,8 +17,8 @@ struct ChoiceSpace {
   __device__ ChoiceSpace(float* space, int experts) : score(space), ranked(space + experts) {}
 };
 
-/// Before the logits are there: the biases come from far away. Thread `own` of `threads` takes every so many experts, here and
-/// in score_row().
+/// Before the logits are there: the biases come from far away. Thread `own` of `threads` takes every so many experts,
+/// here and in score_row().
 __device__ inline void begin_choice(const RouteChoice& p, const ChoiceSpace& space, int own, int threads) {
 #pragma unroll 1
   for (int e = own; e < p.experts; e += threads) space.ranked[e] = p.bias == nullptr ? 0.0F : p.bias[e];
@@ -34,9 +34,11 @@ __device__ inline void score_row(const RouteChoice& p, int row, const ChoiceSpac
   }
 }
 
-/// By one warp, when the scores are there: selection by repeated maximum, since `used` is small; ties to the lower expert. Leaves
-/// experts and weights in `chosen` and `weights`, [used], which may lie anywhere; they are complete for the warp.
-__device__ inline void choose_scored(const RouteChoice& p, int row, const ChoiceSpace& space, std::int32_t* chosen, float* weights) {
+/// By one warp, when the scores are there: selection by repeated maximum, since `used` is small; ties to the lower
+/// expert. Leaves experts and weights in `chosen` and `weights`, [used], which may lie anywhere; they are complete for
+/// the warp.
+__device__ inline void choose_scored(const RouteChoice& p, int row, const ChoiceSpace& space, std::int32_t* chosen,
+                                     float* weights) {
   const int lane = threadIdx.x % 32;
   float sum = 0;
   for (int i = 0; i < p.used; ++i) {

@@ -64,8 +64,8 @@ StepLayout step_layout(const BackendConfig& config) {
   };
   const auto rows = static_cast<std::uint64_t>(config.max_rows);
   const auto sequences = static_cast<std::uint64_t>(std::max(config.max_tails, config.max_rows));
-  const auto pages = static_cast<std::uint64_t>(config.max_tails) *
-                     static_cast<std::uint64_t>(config.max_context / kPageTokens + 2);
+  const auto pages =
+      static_cast<std::uint64_t>(config.max_tails) * static_cast<std::uint64_t>(config.max_context / kPageTokens + 2);
   at.tokens = place(rows * 4);
   at.positions = place(rows * 4);
   at.segment_of = place(rows * 4);
@@ -117,7 +117,8 @@ std::string CudaBackend::name() const { return cat("cuda/", device_.name(), exac
 std::optional<std::uint64_t> CudaBackend::available_memory() const {
   // Small allocations are rounded up to 2 MiB together, and graphs and lazily loaded kernels take some.
   constexpr std::size_t kReserve = std::size_t{512} << 20;
-  if (device_.integrated()) return std::nullopt;  // what the page cache holds is free too, and the card does not count it
+  if (device_.integrated())
+    return std::nullopt;  // what the page cache holds is free too, and the card does not count it
   device_.select();
   std::size_t free = 0;
   std::size_t total = 0;
@@ -154,8 +155,9 @@ Result<Weight> CudaBackend::load(const HostWeight& weight) {
   m.data = static_cast<const std::byte*>(memory);
   if (m.tiled) m.pre = choose_pre(m.type, largest);
   if (m.tiled && m.type == DType::kIQ2_XXS && !(largest * m.pre <= 65504.0F))
-    return Error{ErrorCode::kBadModel, cat("a weight of type iq2_xxs: expected magnitudes up to ", 65504.0F / m.pre, ", found ", largest,
-                                           "; --quality keeps the file's layout and has no such limit")};
+    return Error{ErrorCode::kBadModel,
+                 cat("a weight of type iq2_xxs: expected magnitudes up to ", 65504.0F / m.pre, ", found ", largest,
+                     "; --quality keeps the file's layout and has no such limit")};
   matrices_.push_back(m);
   return Weight{m.type, m.in, m.out, m.count, &matrices_.back(), m.tiled ? 1U : 0U};
 }
@@ -173,13 +175,15 @@ Status CudaBackend::configure(const BackendConfig& config) {
   device_.select();
   uploader_.reset();
   if (config.dims.hc > kMaxStreams)
-    return Error{ErrorCode::kBadModel, cat("hyper-connection streams: expected at most ", kMaxStreams, ", found ", config.dims.hc)};
+    return Error{ErrorCode::kBadModel,
+                 cat("hyper-connection streams: expected at most ", kMaxStreams, ", found ", config.dims.hc)};
   if (config.dims.experts_used > 30)
     return Error{ErrorCode::kBadModel, cat("experts per token: expected at most 30, found ", config.dims.experts_used)};
   if (config.dims.head_dim > 1024)
     return Error{ErrorCode::kBadModel, cat("head_dim: expected at most 1024, found ", config.dims.head_dim)};
   config_ = config;
-  DS4_ASSIGN_OR_RETURN(void* memory, device_.allocate(carve_scratch(config, device_.multiprocessors(), nullptr).bytes, "scratch"));
+  DS4_ASSIGN_OR_RETURN(void* memory,
+                       device_.allocate(carve_scratch(config, device_.multiprocessors(), nullptr).bytes, "scratch"));
   allocations_.push_back(memory);
   scratch_ = carve_scratch(config, device_.multiprocessors(), static_cast<std::byte*>(memory));
   device_.check(cudaMemsetAsync(memory, 0, scratch_.bytes, stream()), "clearing scratch");  // padding of encoded rows
@@ -225,7 +229,8 @@ Status CudaBackend::receive(void* to, Backend& from, const void* data, std::size
   device_.select();
   connect(sender->device_);
   device_.check(cudaStreamWaitEvent(stream(), sender->left_, 0), "receiving");
-  device_.check(cudaMemcpyPeerAsync(to, device_.ordinal(), data, sender->device_.ordinal(), bytes, stream()), "receiving");
+  device_.check(cudaMemcpyPeerAsync(to, device_.ordinal(), data, sender->device_.ordinal(), bytes, stream()),
+                "receiving");
   device_.check(cudaEventRecord(arrived_, stream()), "receiving");
   sender->device_.select();
   sender->device_.check(cudaStreamWaitEvent(sender->stream(), arrived_, 0), "handing on");
@@ -238,7 +243,7 @@ void CudaBackend::connect(const Device& sender) {
   int possible = 0;
   if (cudaDeviceCanAccessPeer(&possible, device_.ordinal(), sender.ordinal()) == cudaSuccess && possible != 0)
     cudaDeviceEnablePeerAccess(sender.ordinal(), 0);  // without it the driver copies by way of the host
-  cudaGetLastError();  // it may have been enabled before
+  cudaGetLastError();                                 // it may have been enabled before
 }
 
 Status CudaBackend::wait() {
@@ -265,16 +270,26 @@ void CudaBackend::free_tail(std::int32_t tail) { tails_.free.push_back(tail); }
 
 void CudaBackend::copy_page(std::int32_t to, std::int32_t from) {
   finish_step();
-  device_.check(cudaMemcpyAsync(pages_.at(to), pages_.at(from), pages_.bytes, cudaMemcpyDeviceToDevice, stream()), "copying a page");
+  device_.check(cudaMemcpyAsync(pages_.at(to), pages_.at(from), pages_.bytes, cudaMemcpyDeviceToDevice, stream()),
+                "copying a page");
 }
 void CudaBackend::copy_tail(std::int32_t to, std::int32_t from) {
   finish_step();
-  device_.check(cudaMemcpyAsync(tails_.at(to), tails_.at(from), tails_.bytes, cudaMemcpyDeviceToDevice, stream()), "copying a tail");
+  device_.check(cudaMemcpyAsync(tails_.at(to), tails_.at(from), tails_.bytes, cudaMemcpyDeviceToDevice, stream()),
+                "copying a tail");
 }
-Status CudaBackend::read_page(std::int32_t page, std::span<std::byte> host) { return download(host.data(), pages_.at(page), host.size()); }
-void CudaBackend::write_page(std::int32_t page, std::span<const std::byte> host) { upload(pages_.at(page), host.data(), host.size()); }
-Status CudaBackend::read_tail(std::int32_t tail, std::span<std::byte> host) { return download(host.data(), tails_.at(tail), host.size()); }
-void CudaBackend::write_tail(std::int32_t tail, std::span<const std::byte> host) { upload(tails_.at(tail), host.data(), host.size()); }
+Status CudaBackend::read_page(std::int32_t page, std::span<std::byte> host) {
+  return download(host.data(), pages_.at(page), host.size());
+}
+void CudaBackend::write_page(std::int32_t page, std::span<const std::byte> host) {
+  upload(pages_.at(page), host.data(), host.size());
+}
+Status CudaBackend::read_tail(std::int32_t tail, std::span<std::byte> host) {
+  return download(host.data(), tails_.at(tail), host.size());
+}
+void CudaBackend::write_tail(std::int32_t tail, std::span<const std::byte> host) {
+  upload(tails_.at(tail), host.data(), host.size());
+}
 
 // --- steps
 
@@ -357,7 +372,8 @@ bool CudaBackend::enqueue(int op, const void* argument) {
   device_.select();
   in_flight_ = true;  // somebody may wait after every op
   complete_ = false;
-  if (mode_ == Mode::kRecord && calls_.empty())  // not before: what comes from another card is not part of the recording
+  if (mode_ == Mode::kRecord &&
+      calls_.empty())  // not before: what comes from another card is not part of the recording
     device_.check(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeThreadLocal), "recording a step");
   if (mode_ != Mode::kEager) calls_.push_back({op, argument});
   return mode_ != Mode::kReplay;
@@ -384,9 +400,10 @@ void CudaBackend::finish_step() {
     recording.calls = calls_;
   }
   if (recording.calls != calls_) {
-    const auto differs = std::mismatch(calls_.begin(), calls_.end(), recording.calls.begin(), recording.calls.end()).first;
-    check_failed(cat("a repeatable step makes the same calls: ", calls_.size(), " of ", recording.calls.size(), ", call ",
-                     differs - calls_.begin(), " differs")
+    const auto differs =
+        std::mismatch(calls_.begin(), calls_.end(), recording.calls.begin(), recording.calls.end()).first;
+    check_failed(cat("a repeatable step makes the same calls: ", calls_.size(), " of ", recording.calls.size(),
+                     ", call ", differs - calls_.begin(), " differs")
                      .c_str(),
                  __FILE__, __LINE__);
   }

@@ -9,7 +9,8 @@
 // the key alone, which holds the number of rows and the context rounded up; everything else is read on the card.
 //
 // Neighbouring ops run as one, or beside each other (pending.cu): hc_post waits for the hc_pre after it, hc_pre for the
-// rms_norm; in steps of few rows the products of a sub-layer's input wait for each other, and the router's for the experts.
+// rms_norm; in steps of few rows the products of a sub-layer's input wait for each other, and the router's for the
+// experts.
 #pragma once
 
 #include <cuda_fp16.h>
@@ -39,12 +40,12 @@ namespace ds4::cuda {
 
 /// Device memory of all ops; see scratch.cu.
 struct Scratch {
-  __half* mixed_half;  // [2 * rows, d]: the sub-layer's input, high parts and low parts (products.h)
-  __half* qr_half;     // [rows, q_lora]
+  __half* mixed_half;     // [2 * rows, d]: the sub-layer's input, high parts and low parts (products.h)
+  __half* qr_half;        // [rows, q_lora]
   float* low_rank_query;  // [few rows, q_lora], before its norm
-  __half* wide_half;   // [rows, widest]: any other input
-  __half* query_half;  // [rows, H * head_dim]: finished queries
-  float* low_rank;     // [rows, G * o_lora]
+  __half* wide_half;      // [rows, widest]: any other input
+  __half* query_half;     // [rows, H * head_dim]: finished queries
+  float* low_rank;        // [rows, G * o_lora]
   __half* low_rank_half;
   float* kv;  // [rows, head_dim]
   float* z;   // [rows, 2 * head_dim]
@@ -236,7 +237,7 @@ class CudaBackend final : public Backend {
   // indexer's queries.
   static constexpr int kBranches = 4;
   cudaStream_t sides_[kBranches] = {};
-  cudaEvent_t fork_ = nullptr;        // the sub-layer's input is complete
+  cudaEvent_t fork_ = nullptr;  // the sub-layer's input is complete
   cudaEvent_t query_fork_ =
       nullptr;  // the low-rank query is complete, and the indexer's queries that run before the attention's
   cudaEvent_t sums_ready_ = nullptr;  // the hyper-connection's sums are complete
@@ -246,8 +247,8 @@ class CudaBackend final : public Backend {
   int connected_ = -1;                // the last card that connect() saw
   cudaEvent_t joins_[kBranches] = {};
   const float* fork_source_ = nullptr;  // what was complete at fork_; null: nothing of this sub-layer
-  bool at_fork_[kBranches] = {};  // the branch has waited for the last fork
-  bool running_[kBranches] = {};  // the branch has work that nobody has waited for
+  bool at_fork_[kBranches] = {};        // the branch has waited for the last fork
+  bool running_[kBranches] = {};        // the branch has work that nobody has waited for
 
   const float* half_source_ = nullptr;  // what half_data_ holds
   __half* half_data_ = nullptr;
@@ -256,7 +257,7 @@ class CudaBackend final : public Backend {
   const float* query_source_ = nullptr;  // what scratch_.query_half holds
   float* experts_target_ = nullptr;      // the output that experts_ belong to
   ExpertOutputs experts_;
-  WindowRows window_{};  // of the layer at work
+  WindowRows window_{};         // of the layer at work
   std::vector<Product> joint_;  // of half_source_; what waits for them:
   std::optional<LowRankQuery> pending_low_rank_;
   bool pending_window_ = false;                      // window_

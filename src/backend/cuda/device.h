@@ -47,7 +47,7 @@ class Device {
   cudaStream_t stream_ = nullptr;
   cudaDeviceProp properties_{};
   int cluster_blocks_ = 0;  // the most blocks of a cluster of this card
-  int code_ = 0;  // the capability that the kernels on this card were written for; 0: not known
+  int code_ = 0;            // the capability that the kernels on this card were written for; 0: not known
   std::string name_;
   std::string fault_;
 };

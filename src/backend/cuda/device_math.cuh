@@ -57,7 +57,8 @@ __device__ inline void order_experts(const Parts& parts, std::int64_t row, int* 
   int key[kMaxUsed];
   for (int i = 0; i < parts.used; ++i) {
     const int k = parts.order[row * parts.used + i];
-    const int place = parts.place == nullptr ? static_cast<int>(row) * parts.used + i : parts.place[row * parts.used + i];
+    const int place =
+        parts.place == nullptr ? static_cast<int>(row) * parts.used + i : parts.place[row * parts.used + i];
     int at = i;
     for (; at > 0 && key[at - 1] > k; --at) {
       key[at] = key[at - 1];
@@ -74,7 +75,8 @@ __device__ inline void order_experts_of_one(const Parts& parts, std::int64_t row
   const int lane = threadIdx.x % 32;
   const bool own = lane < parts.used;
   const int key = own ? parts.order[row * parts.used + lane] : 0;
-  const int place = own && parts.place != nullptr ? parts.place[row * parts.used + lane] : static_cast<int>(row) * parts.used + lane;
+  const int place =
+      own && parts.place != nullptr ? parts.place[row * parts.used + lane] : static_cast<int>(row) * parts.used + lane;
   int rank = 0;
   for (int i = 0; i < parts.used; ++i) {
     const int other = __shfl_sync(~0u, key, i);

@@ -23,28 +23,33 @@ struct Gated {
   int used;
   int together;  // pairs of one expert that share a block; 1: they do not
   float limit;
-  __half* hidden;  // [pair][ff]; shared: [row][ff]
+  __half* hidden;        // [pair][ff]; shared: [row][ff]
   bool chooses = false;  // `choice` is still to be made, by every block for its row
   RouteChoice choice = {};
-  Product route = {};       // shared: what the first blocks compute
+  Product route = {};  // shared: what the first blocks compute
   int route_blocks = 0;
 };
 
 /// Formats of few bytes a tile need many warps on a multiprocessor to hide what expanding them waits for.
 template <typename F, int N>
 inline constexpr int kCloseBlocks = N == 1 && F::kTileBytes < 800 ? 3 : 1;
-/// The shared expert's blocks leave room for those of the routed ones, which come while they run. Formats of 4 bits need more
-/// registers than a third of them.
+/// The shared expert's blocks leave room for those of the routed ones, which come while they run. Formats of 4 bits
+/// need more registers than a third of them.
 template <typename F, int N>
-inline constexpr int kBlocksBeside = N > 1 ? 1 : F::kTileBytes > 800 && F::kTileBytes < 2000 ? 2 : 3;
+inline constexpr int kBlocksBeside = N > 1                                         ? 1
+                                     : F::kTileBytes > 800 && F::kTileBytes < 2000 ? 2
+                                                                                   : 3;
 
 /// Shared memory for the rows of the shared expert: beside a block's own, every card has as much.
 constexpr std::size_t kNearBytes = 58 * 1024;
-std::size_t near_bytes(std::int64_t rows, std::int64_t columns) { return static_cast<std::size_t>(rows * (columns + kPad)) * sizeof(__half); }
+std::size_t near_bytes(std::int64_t rows, std::int64_t columns) {
+  return static_cast<std::size_t>(rows * (columns + kPad)) * sizeof(__half);
+}
 
-/// By one warp: pair `first` and the next ones of the same expert, up to `together` of `jobs` in all, to `pairs`. Returns how
-/// many; 0 when an earlier pair has taken `first` along.
-__device__ inline int gather_pairs(const std::int32_t* experts, int jobs, int first, int together, std::int32_t* pairs) {
+/// By one warp: pair `first` and the next ones of the same expert, up to `together` of `jobs` in all, to `pairs`.
+/// Returns how many; 0 when an earlier pair has taken `first` along.
+__device__ inline int gather_pairs(const std::int32_t* experts, int jobs, int first, int together,
+                                   std::int32_t* pairs) {
   if (together == 1) {
     if (threadIdx.x % 32 == 0) pairs[0] = first;
     __syncwarp();
@@ -67,10 +72,11 @@ __device__ inline int gather_pairs(const std::int32_t* experts, int jobs, int fi
   return before % together != 0 ? 0 : min(found, together);
 }
 
-/// Block (rows of tiles, job): `parts` warps share the columns of a row of tiles of gate, the next ones those of up, and so
-/// on. A routed job is a pair and the others that it takes along; their rows of x lie in shared memory.
+/// Block (rows of tiles, job): `parts` warps share the columns of a row of tiles of gate, the next ones those of up,
+/// and so on. A routed job is a pair and the others that it takes along; their rows of x lie in shared memory.
 template <typename F, int N, bool kRouted>
-__global__ void __launch_bounds__(kWarps * 32, kRouted ? kCloseBlocks<F, N> : (kBlocksBeside<F, N>)) gated_kernel(Gated p, int parts) {
+__global__ void __launch_bounds__(kWarps * 32, kRouted ? kCloseBlocks<F, N> : (kBlocksBeside<F, N>))
+    gated_kernel(Gated p, int parts) {
   extern __shared__ __align__(16) __half near_x[];
   __shared__ uint4 table[kOctetEntries<F>];
   __shared__ float sums[kWarps][N * 8][16];
@@ -91,7 +97,8 @@ __global__ void __launch_bounds__(kWarps * 32, kRouted ? kCloseBlocks<F, N> : (k
     }
   }
   const Matrix& m = slot % 2 == 0 ? p.gate : p.up;
-  const std::int64_t first_tile = static_cast<std::int64_t>(static_cast<int>(blockIdx.x) - (kRouted ? 0 : p.route_blocks)) * tiles_here;
+  const std::int64_t first_tile =
+      static_cast<std::int64_t>(static_cast<int>(blockIdx.x) - (kRouted ? 0 : p.route_blocks)) * tiles_here;
   const std::int64_t tile = min(first_tile + slot / 2, p.gate.row_tiles() - 1);
   const ColumnShare share{within(warp, parts), parts, static_cast<int>(m.column_tiles())};
   int rows = p.rows;
@@ -180,7 +187,8 @@ void gated(const Gated& p, cudaStream_t stream) {
   int parts = 1;
   while (parts < kWarps / 2 && tiles * jobs * parts * 4 <= 4096 && p.gate.column_tiles() >= 2 * parts) parts *= 2;
   const int tiles_here = kWarps / (2 * parts);
-  const dim3 grid(static_cast<unsigned>((tiles + tiles_here - 1) / tiles_here + p.route_blocks), static_cast<unsigned>(jobs));
+  const dim3 grid(static_cast<unsigned>((tiles + tiles_here - 1) / tiles_here + p.route_blocks),
+                  static_cast<unsigned>(jobs));
   const auto start = [&](auto* kernel, std::size_t shared) {
     allow_shared(kernel, shared);
     launch(kernel, grid, kWarps * 32, shared, stream, p, parts);
@@ -257,8 +265,14 @@ bool routes_beside_shared(const Product& route) {
 }
 
 void shared_gated(const FewExperts& e, const Product* route, cudaStream_t stream) {
-  Gated shared{.gate = e.w.shared_gate, .up = e.w.shared_up, .x = e.x, .rows = e.rows, .used = e.used, .together = 1,
-               .limit = e.shared_limit, .hidden = e.shared_hidden};
+  Gated shared{.gate = e.w.shared_gate,
+               .up = e.w.shared_up,
+               .x = e.x,
+               .rows = e.rows,
+               .used = e.used,
+               .together = 1,
+               .limit = e.shared_limit,
+               .hidden = e.shared_hidden};
   if (route != nullptr) {
     shared.route = *route;
     shared.route_blocks = static_cast<int>(row_tiles(*route));
@@ -267,7 +281,11 @@ void shared_gated(const FewExperts& e, const Product* route, cudaStream_t stream
 }
 
 void shared_down(const FewExperts& e, cudaStream_t stream) {
-  half_product({.m = e.w.shared_down, .outs = e.w.shared_down.out, .rows = e.rows, .x_stride = e.w.shared_down.in, .y = e.y,
+  half_product({.m = e.w.shared_down,
+                .outs = e.w.shared_down.out,
+                .rows = e.rows,
+                .x_stride = e.w.shared_down.in,
+                .y = e.y,
                 .y_stride = e.w.shared_down.out},
                e.shared_hidden, stream);
 }
@@ -275,8 +293,16 @@ void shared_down(const FewExperts& e, cudaStream_t stream) {
 void routed_experts(const FewExperts& e, cudaStream_t stream) {
   const int jobs = e.rows * e.used;
   const int together = e.choice != nullptr ? 1 : std::min(e.rows, kPairsTogether);
-  Gated routed{.gate = e.w.gate, .up = e.w.up, .x = e.x, .experts = e.experts, .weights = e.weights, .rows = e.rows, .used = e.used,
-               .together = together, .limit = e.limit, .hidden = e.hidden};
+  Gated routed{.gate = e.w.gate,
+               .up = e.w.up,
+               .x = e.x,
+               .experts = e.experts,
+               .weights = e.weights,
+               .rows = e.rows,
+               .used = e.used,
+               .together = together,
+               .limit = e.limit,
+               .hidden = e.hidden};
   routed.chooses = e.choice != nullptr;
   if (routed.chooses) routed.choice = *e.choice;
   with_fragment(e.w.gate.type, [&](auto f) { gated<decltype(f)>(routed, stream); });
@@ -284,7 +310,8 @@ void routed_experts(const FewExperts& e, cudaStream_t stream) {
   const Down down{e.w.down, e.hidden, e.experts, jobs, together, e.pair_out};
   const int parts = jobs > 32 ? 1 : 2;  // with many jobs every warp has longer rows, with few there are more warps
   const int tiles_here = kWarps / parts;
-  const dim3 grid(static_cast<unsigned>((e.w.down.row_tiles() + tiles_here - 1) / tiles_here), static_cast<unsigned>(jobs));
+  const dim3 grid(static_cast<unsigned>((e.w.down.row_tiles() + tiles_here - 1) / tiles_here),
+                  static_cast<unsigned>(jobs));
   const std::size_t near = near_bytes(together, down.m.in);
   with_fragment(e.w.down.type, [&](auto f) {
     allow_shared(down_kernel<decltype(f)>, near);

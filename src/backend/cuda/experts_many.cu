@@ -123,7 +123,8 @@ void many_experts(const ManyExperts& e, cudaStream_t stream) {
 }
 
 void add_experts(const ExpertOutputs& parts, std::int64_t rows, std::int64_t hidden, float* y, cudaStream_t stream) {
-  add_kernel<<<dim3(static_cast<unsigned>((hidden + 255) / 256), static_cast<unsigned>(rows)), 256, 0, stream>>>(parts, hidden, y);
+  add_kernel<<<dim3(static_cast<unsigned>((hidden + 255) / 256), static_cast<unsigned>(rows)), 256, 0, stream>>>(
+      parts, hidden, y);
 }
 
 }  // namespace ds4::cuda

@@ -1,5 +1,5 @@
-// One value of a weight in the file's layout: the definition of every format (spec section 9) in device code. For tables
-// that are looked up, and for exact products; slow. Rounds as quant/codec.cpp does.
+// One value of a weight in the file's layout: the definition of every format (spec section 9) in device code. For
+// tables that are looked up, and for exact products; slow. Rounds as quant/codec.cpp does.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -38,7 +38,8 @@ __device__ inline float file_value(DType type, const std::byte* row, std::int64_
       const int scale = j < 4 ? s[j] & 63 : (s[j + 4] & 15) | s[j - 4] >> 6 << 4;
       const int minimum = j < 4 ? s[j + 4] & 63 : s[j + 4] >> 4 | s[j] >> 6 << 4;
       const int q = b[16 + j / 2 * 32 + i % 32] >> (j % 2 * 4) & 15;
-      return __fsub_rn(__fmul_rn(half_at(b), static_cast<float>(scale * q)), __fmul_rn(half_at(b + 2), static_cast<float>(minimum)));
+      return __fsub_rn(__fmul_rn(half_at(b), static_cast<float>(scale * q)),
+                       __fmul_rn(half_at(b + 2), static_cast<float>(minimum)));
     }
     case DType::kQ2_K: {
       const std::uint8_t* b = bytes + k / 256 * 84;

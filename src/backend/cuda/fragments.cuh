@@ -1,9 +1,9 @@
 // Weights in the order in which tensor cores take them.
 //
-// A matrix [out, in] is cut into tiles of 16 rows by 128 columns. Lane (g, t) = (lane / 4, lane % 4) of a warp owns rows g
-// and g + 8 and the 32 columns 32 t .. 32 t + 31: one block of every format here, so that a lane needs one scale a row.
-// Eight steps of mma.m16n8k16 consume a tile; in step s a lane gives its columns 4 s .. 4 s + 3, and the other operand
-// (activations, f16, natural order) gives the same four. A lane's bytes lie so that a warp loads whole lines.
+// A matrix [out, in] is cut into tiles of 16 rows by 128 columns. Lane (g, t) = (lane / 4, lane % 4) of a warp owns
+// rows g and g + 8 and the 32 columns 32 t .. 32 t + 31: one block of every format here, so that a lane needs one scale
+// a row. Eight steps of mma.m16n8k16 consume a tile; in step s a lane gives its columns 4 s .. 4 s + 3, and the other
+// operand (activations, f16, natural order) gives the same four. A lane's bytes lie so that a warp loads whole lines.
 //
 // Every format has
 //   kTileBytes            bytes of one tile
@@ -11,8 +11,8 @@
 //   Head head(tile)       the lane's scales, as stored
 //   Scales scales(head, pre)  the same, ready to multiply with
 //   expand(...)           the two steps as operand registers, f16
-// Weights are expanded as value * pre, where pre is a power of two chosen per tensor so that the largest lies well inside
-// the range of f16; results are divided by it.
+// Weights are expanded as value * pre, where pre is a power of two chosen per tensor so that the largest lies well
+// inside the range of f16; results are divided by it.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -55,8 +55,8 @@ struct StepPair {
   std::uint32_t a[2][4];
 };
 
-/// A tile as one lane sees it. Pointers, not offsets: from tile to tile one addition moves each. `Bytes` is a pointer or
-/// ReadOnce.
+/// A tile as one lane sees it. Pointers, not offsets: from tile to tile one addition moves each. `Bytes` is a pointer
+/// or ReadOnce.
 template <typename Bytes>
 struct LaneTile {
   Bytes wide;  // 16 bytes a lane
@@ -80,7 +80,9 @@ struct SharedOctets {
   std::uint32_t at;  // shared address of the lane's copy of entry 0
   __device__ uint4 operator[](std::uint32_t entry) const {
     uint4 v;
-    asm("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at + entry * (16 * kOctetCopies)));
+    asm("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
+        : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+        : "r"(at + entry * (16 * kOctetCopies)));
     return v;
   }
 };
@@ -103,7 +105,9 @@ struct FragmentF16 {
     return {load_at<uint4>(tile.wide + 2 * u * 512), load_at<uint4>(tile.wide + (2 * u + 1) * 512)};
   }
   template <typename Bytes>
-  __device__ static Head head(const LaneTile<Bytes>&) { return {}; }
+  __device__ static Head head(const LaneTile<Bytes>&) {
+    return {};
+  }
   __device__ static Scales scales(const Head&, float) { return {}; }
   template <typename Octets>
   __device__ static StepPair expand(const Piece& p, const Scales&, int, const Octets&) {
@@ -121,9 +125,13 @@ struct FragmentBF16 {
     float pre;
   };
   template <typename Bytes>
-  __device__ static Piece piece(const LaneTile<Bytes>& tile, int u) { return FragmentF16::piece(tile, u); }
+  __device__ static Piece piece(const LaneTile<Bytes>& tile, int u) {
+    return FragmentF16::piece(tile, u);
+  }
   template <typename Bytes>
-  __device__ static Head head(const LaneTile<Bytes>&) { return {}; }
+  __device__ static Head head(const LaneTile<Bytes>&) {
+    return {};
+  }
   __device__ static Scales scales(const Head&, float pre) { return {pre}; }
   __device__ static std::uint32_t convert(std::uint32_t two, float pre) {
     return as_bits(__floats2half2_rn(__uint_as_float(two << 16) * pre, __uint_as_float(two & 0xffff0000u) * pre));
@@ -150,7 +158,9 @@ struct FragmentQ8_0 {
     return load_at<uint4>(tile.wide + u * 512);
   }
   template <typename Bytes>
-  __device__ static Head head(const LaneTile<Bytes>& tile) { return load_at<__half2>(tile.four + 2048); }
+  __device__ static Head head(const LaneTile<Bytes>& tile) {
+    return load_at<__half2>(tile.four + 2048);
+  }
   __device__ static Scales scales(const Head& d, float pre) {
     return {{both(__low2float(d) * pre), both(__high2float(d) * pre)}};
   }
@@ -228,10 +238,13 @@ struct FragmentQ4_K {
     __half2 m[2];  // negative
   };
   template <typename Bytes>
-  __device__ static Piece piece(const LaneTile<Bytes>& tile, int u) { return FragmentMXFP4::piece(tile, u); }
+  __device__ static Piece piece(const LaneTile<Bytes>& tile, int u) {
+    return FragmentMXFP4::piece(tile, u);
+  }
   template <typename Bytes>
   __device__ static Head head(const LaneTile<Bytes>& tile) {
-    return {load_at<std::uint32_t>(tile.four + 1024), load_at<__half2>(tile.row + 1152), load_at<__half2>(tile.row + 1152 + 32)};
+    return {load_at<std::uint32_t>(tile.four + 1024), load_at<__half2>(tile.row + 1152),
+            load_at<__half2>(tile.row + 1152 + 32)};
   }
   __device__ static Scales scales(const Head& head, float pre) {
     const auto [codes, low, high] = head;
@@ -260,8 +273,8 @@ struct FragmentQ4_K {
   }
 };
 
-/// [lane][u] one word: as the nibbles above with 2 bits, field 4 * (step in the pair) + j. Then [lane] the scale/min bytes
-/// of both sub-blocks of 16 of row g, of row g + 8; then [row] f16 d and dmin.
+/// [lane][u] one word: as the nibbles above with 2 bits, field 4 * (step in the pair) + j. Then [lane] the scale/min
+/// bytes of both sub-blocks of 16 of row g, of row g + 8; then [row] f16 d and dmin.
 struct FragmentQ2_K {
   static constexpr DType kType = DType::kQ2_K;
   static constexpr int kTileBytes = 512 + 128 + 64;
@@ -278,7 +291,8 @@ struct FragmentQ2_K {
   }
   template <typename Bytes>
   __device__ static Head head(const LaneTile<Bytes>& tile) {
-    return {load_at<std::uint32_t>(tile.four + 512), load_at<__half2>(tile.row + 640), load_at<__half2>(tile.row + 640 + 32)};
+    return {load_at<std::uint32_t>(tile.four + 512), load_at<__half2>(tile.row + 640),
+            load_at<__half2>(tile.row + 640 + 32)};
   }
   __device__ static Scales scales(const Head& head, float pre) {
     const __half2 rows[2] = {head.low, head.high};
@@ -291,7 +305,8 @@ struct FragmentQ2_K {
       for (int b = 0; b < 2; ++b) {
         const std::uint32_t code = __byte_perm(head.codes, 0, 0x4040 + 0x0101 * (2 * r + b));  // in both halves
         s.d[b][r] = __hmul2(__hsub2(as_half2((code & 0x000f000fu) | 0x64006400u), as_half2(0x64006400u)), d);
-        s.m[b][r] = __hmul2(__hfma2(as_half2((code & 0x00f000f0u) | 0x64006400u), as_half2(0x2c002c00u), as_half2(0xd400d400u)), dmin);
+        s.m[b][r] = __hmul2(
+            __hfma2(as_half2((code & 0x00f000f0u) | 0x64006400u), as_half2(0x2c002c00u), as_half2(0xd400d400u)), dmin);
       }
     }
     return s;
@@ -300,7 +315,7 @@ struct FragmentQ2_K {
   __device__ static StepPair expand(const Piece& p, const Scales& s, int u, const Octets&) {
     // As above: five fields fit into the ten bits, then one shift. Field k reads as 1024 + 4^k q.
     constexpr std::uint32_t kFactor[5] = {0x3c003c00u, 0x34003400u, 0x2c002c00u, 0x24002400u, 0x1c001c00u};  // 4^-k
-    constexpr std::uint32_t kBias[5] = {0xe400e400u, 0xdc00dc00u, 0xd400d400u, 0xcc00cc00u, 0xc400c400u};    // -1024 4^-k
+    constexpr std::uint32_t kBias[5] = {0xe400e400u, 0xdc00dc00u, 0xd400d400u, 0xcc00cc00u, 0xc400c400u};  // -1024 4^-k
     StepPair out;
     const std::uint32_t high = p >> 10;
 #pragma unroll
@@ -314,16 +329,16 @@ struct FragmentQ2_K {
   }
 };
 
-/// [lane]: for row g four grid indices (one an octet) and a word of signs, then the same for row g + 8. In the word, bit p
-/// and bit 16 + p are the signs of the pair p (values 2 p and 2 p + 1 of the 32). Then [lane] the factors of both rows, f16,
-/// times kFactor. The file packs the last sign of an octet and the factor into the word; undoing that for every tile costs
-/// more time than the bytes.
+/// [lane]: for row g four grid indices (one an octet) and a word of signs, then the same for row g + 8. In the word,
+/// bit p and bit 16 + p are the signs of the pair p (values 2 p and 2 p + 1 of the 32). Then [lane] the factors of both
+/// rows, f16, times kFactor. The file packs the last sign of an octet and the factor into the word; undoing that for
+/// every tile costs more time than the bytes.
 struct FragmentIQ2_XXS {
   static constexpr DType kType = DType::kIQ2_XXS;
   static constexpr int kTileBytes = 512 + 128;
   static constexpr bool kTable = true;
   static constexpr float kFactor = 64.0F;  // keeps the factors of usual weights in the normal range of f16
-  struct Piece {};  // the head holds it all
+  struct Piece {};                         // the head holds it all
   struct Head {
     uint4 codes;
     std::uint32_t factors;
@@ -334,7 +349,9 @@ struct FragmentIQ2_XXS {
     __half2 d[2];
   };
   template <typename Bytes>
-  __device__ static Piece piece(const LaneTile<Bytes>&, int) { return {}; }
+  __device__ static Piece piece(const LaneTile<Bytes>&, int) {
+    return {};
+  }
   template <typename Bytes>
   __device__ static Head head(const LaneTile<Bytes>& tile) {
     return {load_at<uint4>(tile.wide), load_at<std::uint32_t>(tile.four + 512)};
@@ -411,7 +428,8 @@ __device__ inline void load_octets(uint4 (&shared)[kEntries], const Matrix& m) {
 /// The lane's view of it.
 template <int kEntries>
 __device__ inline SharedOctets octets_of(const uint4 (&shared)[kEntries]) {
-  return {static_cast<std::uint32_t>(__cvta_generic_to_shared(shared + (kEntries > 1 ? threadIdx.x % kOctetCopies : 0)))};
+  return {
+      static_cast<std::uint32_t>(__cvta_generic_to_shared(shared + (kEntries > 1 ? threadIdx.x % kOctetCopies : 0)))};
 }
 
 /// The same in device code.
@@ -431,10 +449,9 @@ __device__ inline void with_fragment_on_device(DType type, Function f) {
 
 /// d += a * b, one step: 16 rows by 8 columns.
 __device__ inline void mma(float (&d)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 }  // namespace ds4::cuda

@@ -1,6 +1,6 @@
-// Many rows on Hopper's tensor cores: a block of four warpgroups takes 256 outputs (gated: 128 of gate and the same of up)
-// and up to 128 rows of activations. Every warp owns a row of tiles, whose codes go from memory to its registers and are
-// expanded there, while the products of the step before run; activations come through a ring in shared memory.
+// Many rows on Hopper's tensor cores: a block of four warpgroups takes 256 outputs (gated: 128 of gate and the same of
+// up) and up to 128 rows of activations. Every warp owns a row of tiles, whose codes go from memory to its registers
+// and are expanded there, while the products of the step before run; activations come through a ring in shared memory.
 #pragma once
 
 #include "backend/cuda/async_copy.cuh"
@@ -11,7 +11,7 @@
 
 namespace ds4::cuda {
 
-inline constexpr int kGroupTiles = 16;                   // rows of tiles of a block: a warp each
+inline constexpr int kGroupTiles = 16;  // rows of tiles of a block: a warp each
 inline constexpr int kGroupThreads = 32 * kGroupTiles;
 inline constexpr int kGroupStages = 4;
 inline constexpr int kGroupSlab = kGroupBlockRows * 128;  // bytes: 64 columns
@@ -22,12 +22,13 @@ inline constexpr std::size_t kGroupShared = kGroupStages * kGroupStage + 1024;  
 
 /// The sums of one block: kColumns rows of activations times the warp's tiles.
 template <typename F, int kColumns>
-__device__ __forceinline__ void group_sums(const std::byte* tiles, float pre, int columns, const SharedOctets& octets, std::byte* ring,
-                                           const __half* const* rows, int places, float (&sum)[kColumns / 2]) {
+__device__ __forceinline__ void group_sums(const std::byte* tiles, float pre, int columns, const SharedOctets& octets,
+                                           std::byte* ring, const __half* const* rows, int places,
+                                           float (&sum)[kColumns / 2]) {
   const int thread = threadIdx.x;
   const int lane = thread % 32;
-  // The copies of a thread: a pair of columns, of the rows thread / 64, + 8, ... A product's step takes from every 32 columns
-  // four (fragments.cuh), pairs 0 and 1 of lane t's at the places 2 t and 2 t + 8 of its 16.
+  // The copies of a thread: a pair of columns, of the rows thread / 64, + 8, ... A product's step takes from every 32
+  // columns four (fragments.cuh), pairs 0 and 1 of lane t's at the places 2 t and 2 t + 8 of its 16.
   const int pair = thread % 64;
   const int step = pair % 16 / 2;
   const int piece = 2 * step + pair % 2;
@@ -35,7 +36,8 @@ __device__ __forceinline__ void group_sums(const std::byte* tiles, float pre, in
   const int own_place = piece / 8 * kGroupSlab + own_row * kSlabRowBytes + ((piece % 8) ^ own_row) * 16 + pair / 16 * 4;
   const auto load = [&](int column) {
     if (column < columns) {
-      const auto stage = static_cast<std::uint32_t>(__cvta_generic_to_shared(ring + column % kGroupStages * kGroupStage + own_place));
+      const auto stage =
+          static_cast<std::uint32_t>(__cvta_generic_to_shared(ring + column % kGroupStages * kGroupStage + own_place));
 #pragma unroll 4
       for (int i = 0; i < kColumns / 8; ++i)
         copy_async<4>(stage + i * 8 * kSlabRowBytes, rows[own_row + 8 * i] + column * 128 + 2 * pair,
@@ -80,8 +82,8 @@ __device__ __forceinline__ void group_sums(const std::byte* tiles, float pre, in
 
 template <typename F, Output kOutput, int kColumns>
 __device__ __forceinline__ void group_block(const ManyRows& p, const std::byte* tiles, float pre, std::int64_t tile,
-                                            std::int64_t group, std::int64_t first_place, int places, const SharedOctets& octets,
-                                            std::byte* ring, const __half* const* rows) {
+                                            std::int64_t group, std::int64_t first_place, int places,
+                                            const SharedOctets& octets, std::byte* ring, const __half* const* rows) {
   float sum[kColumns / 2];
   group_sums<F, kColumns>(tiles, pre, static_cast<int>(p.a.column_tiles()), octets, ring, rows, places, sum);
   const int thread = threadIdx.x;
@@ -152,8 +154,10 @@ __global__ void __launch_bounds__(kGroupThreads, 1) group_rows_kernel(const Many
   const std::int64_t tiles_of_group = (p.outs + 15) / 16;
   const std::byte* tiles = m.tile(index, group * (p.outs / 16) + min(tile, tiles_of_group - 1));
   auto* ring = memory + (1024 - __cvta_generic_to_shared(memory) % 1024) % 1024;
-  if (places > 96) group_block<F, kOutput, 128>(p, tiles, m.pre, tile, group, first_place, places, octets_of(table), ring, rows);
-  else if (places > 64) group_block<F, kOutput, 96>(p, tiles, m.pre, tile, group, first_place, places, octets_of(table), ring, rows);
+  if (places > 96)
+    group_block<F, kOutput, 128>(p, tiles, m.pre, tile, group, first_place, places, octets_of(table), ring, rows);
+  else if (places > 64)
+    group_block<F, kOutput, 96>(p, tiles, m.pre, tile, group, first_place, places, octets_of(table), ring, rows);
   else group_block<F, kOutput, 64>(p, tiles, m.pre, tile, group, first_place, places, octets_of(table), ring, rows);
 #endif
 }

@@ -20,7 +20,7 @@ constexpr int kControls = (2 + kStreams) * kStreams;
 constexpr int kPairs = kStreams * (kStreams + 1) / 2;
 constexpr int kCount = kControls + kPairs;
 constexpr int kWarps = 8;
-constexpr int kEach = kControls / kWarps;  // controls of a warp
+[[maybe_unused]] constexpr int kEach = kControls / kWarps;  // controls of a warp
 constexpr int kMaxSlice = 512;
 constexpr int kMostUsed = 8;  // experts of a row
 
@@ -32,10 +32,12 @@ struct Sums {
 };
 
 /// Columns of a block: whole pieces of 16 bytes of weights.
-__device__ inline int slice_of(int hidden) { return (hidden + 8 * kHcStepBlocks - 1) / (8 * kHcStepBlocks) * 8; }
+[[maybe_unused]] __device__ inline int slice_of(int hidden) {
+  return (hidden + 8 * kHcStepBlocks - 1) / (8 * kHcStepBlocks) * 8;
+}
 
 /// Eight weights times eight values.
-__device__ inline float dot(const uint4& weights, const float4 (&x)[2]) {
+[[maybe_unused]] __device__ inline float dot(const uint4& weights, const float4 (&x)[2]) {
   const float2 w0 = __half22float2(as_half2(weights.x));
   const float2 w1 = __half22float2(as_half2(weights.y));
   const float2 w2 = __half22float2(as_half2(weights.z));

@@ -1,6 +1,6 @@
-// hc_sums of many rows: a warp takes eight rows, reads their streams once, mixes the last sub-layer's output into them, and
-// multiplies with the controls' weights on the tensor cores. The streams count as two TF32 terms (22 bits), the weights
-// (f16) are exact in one, so that the sums keep what FP32 gives (§2.2).
+// hc_sums of many rows: a warp takes eight rows, reads their streams once, mixes the last sub-layer's output into them,
+// and multiplies with the controls' weights on the tensor cores. The streams count as two TF32 terms (22 bits), the
+// weights (f16) are exact in one, so that the sums keep what FP32 gives (§2.2).
 #include "backend/cuda/device_math.cuh"
 #include "backend/cuda/hyper_connection.h"
 
@@ -65,12 +65,14 @@ __global__ void __launch_bounds__(kWarps * 32, 2) many_sums_kernel(const HcSums 
     const int c = group * 16 + t * 4;
     float4 x[kStreams];
 #pragma unroll
-    for (int k = 0; k < kStreams; ++k) x[k] = *reinterpret_cast<const float4*>(streams + static_cast<std::int64_t>(k) * p.hidden + c);
+    for (int k = 0; k < kStreams; ++k)
+      x[k] = *reinterpret_cast<const float4*>(streams + static_cast<std::int64_t>(k) * p.hidden + c);
     if (mixes) {
       float4 o = *reinterpret_cast<const float4*>(p.post.o + source * p.hidden + c);
 #pragma unroll 6
       for (int i = 0; i < used; ++i)
-        o = o + *reinterpret_cast<const float4*>(p.post.experts.out + static_cast<std::int64_t>(order[in_block][i]) * p.hidden + c);
+        o = o + *reinterpret_cast<const float4*>(p.post.experts.out +
+                                                 static_cast<std::int64_t>(order[in_block][i]) * p.hidden + c);
       float4 mixed[kStreams];
 #pragma unroll
       for (int k = 0; k < kStreams; ++k) {
@@ -93,7 +95,8 @@ __global__ void __launch_bounds__(kWarps * 32, 2) many_sums_kernel(const HcSums 
 #pragma unroll
     for (int a = 0; a < kStreams; ++a)
 #pragma unroll
-      for (int b = a; b < kStreams; ++b, ++at) gram[at] += x[a].x * x[b].x + x[a].y * x[b].y + x[a].z * x[b].z + x[a].w * x[b].w;
+      for (int b = a; b < kStreams; ++b, ++at)
+        gram[at] += x[a].x * x[b].x + x[a].y * x[b].y + x[a].z * x[b].z + x[a].w * x[b].w;
 #pragma unroll
     for (int k = 0; k < kStreams; ++k) {
       // Weights of controls g, g + 8, .. at the lane's columns.
@@ -103,7 +106,8 @@ __global__ void __launch_bounds__(kWarps * 32, 2) many_sums_kernel(const HcSums 
         const int control = i * 8 + lane / 4;
         uint2 four = make_uint2(0, 0);
         if (control < p.controls)
-          four = *reinterpret_cast<const uint2*>(p.fn.row(0, control) + 2 * (static_cast<std::int64_t>(k) * p.hidden + c));
+          four =
+              *reinterpret_cast<const uint2*>(p.fn.row(0, control) + 2 * (static_cast<std::int64_t>(k) * p.hidden + c));
         w[i][0] = __half22float2(*reinterpret_cast<const __half2*>(&four.x));
         w[i][1] = __half22float2(*reinterpret_cast<const __half2*>(&four.y));
       }
@@ -145,7 +149,8 @@ bool hc_sums_of_many(const HcSums& p, cudaStream_t stream) {
   if (p.rows < kManyHcRows || p.streams_count != kStreams || p.controls > 16 * kControlTiles || p.hidden % 16 != 0 ||
       p.fn.type != DType::kF16)
     return false;
-  many_sums_kernel<<<dim3(static_cast<unsigned>((p.rows + kRows - 1) / kRows), kManyHcSlices), kWarps * 32, 0, stream>>>(p);
+  many_sums_kernel<<<dim3(static_cast<unsigned>((p.rows + kRows - 1) / kRows), kManyHcSlices), kWarps * 32, 0,
+                     stream>>>(p);
   return true;
 }
 

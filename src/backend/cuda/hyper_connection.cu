@@ -9,8 +9,8 @@ namespace ds4::cuda {
 
 namespace {
 
-/// Two neighbouring values of a control's row; the second one only where there is one. kHalf: the rows are f16 and `at` is
-/// even.
+/// Two neighbouring values of a control's row; the second one only where there is one. kHalf: the rows are f16 and `at`
+/// is even.
 template <bool kHalf>
 __device__ float2 fn_pair(const Matrix& fn, int control, std::int64_t at, bool second) {
   const std::byte* row = fn.row(0, control);
@@ -24,8 +24,8 @@ __device__ float2 fn_pair(const Matrix& fn, int control, std::int64_t at, bool s
 constexpr int kSumWarps = 8;
 constexpr int kSumsPerWarp = (kMaxHcSums + kSumWarps - 1) / kSumWarps;
 
-/// Block (slice of columns, kRows rows). A warp takes every eighth sum; lanes take two columns at a time of all streams.
-/// kStreams is 4, or 0 for any number. kHalf: fn is f16 and columns come in pairs.
+/// Block (slice of columns, kRows rows). A warp takes every eighth sum; lanes take two columns at a time of all
+/// streams. kStreams is 4, or 0 for any number. kHalf: fn is f16 and columns come in pairs.
 template <int kRows, int kStreams, bool kHalf>
 __global__ void __launch_bounds__(kSumWarps * 32) sums_kernel(const HcSums p) {
   extern __shared__ float v[];  // [kRows][streams][slice_columns]
@@ -49,13 +49,15 @@ __global__ void __launch_bounds__(kSumWarps * 32) sums_kernel(const HcSums p) {
       for (int k = 0; k < kMaxStreams; ++k) {
         ahead[i][k] = make_float2(0, 0);
         if (k < n && warp + i * kSumWarps < p.controls && lane * 2 < columns)
-          ahead[i][k] = fn_pair<true>(p.fn, warp + i * kSumWarps, static_cast<std::int64_t>(k) * p.hidden + first + lane * 2, true);
+          ahead[i][k] = fn_pair<true>(p.fn, warp + i * kSumWarps,
+                                      static_cast<std::int64_t>(k) * p.hidden + first + lane * 2, true);
       }
   }
   wait_for_previous();
   if (p.post.experts.out != nullptr) {
     if (kRows == 1 && warp == 0) order_experts_of_one(p.post.experts, first_row, order[0]);
-    else if (kRows > 1 && threadIdx.x < rows) order_experts(p.post.experts, first_row + threadIdx.x, order[threadIdx.x]);
+    else if (kRows > 1 && threadIdx.x < rows)
+      order_experts(p.post.experts, first_row + threadIdx.x, order[threadIdx.x]);
     __syncthreads();
   }
   for (int i = threadIdx.x; i < rows * columns; i += blockDim.x) {
@@ -198,7 +200,8 @@ __device__ void read_row_sums(const HcMix& p, int row, RowSums& r) {
   r.quarter[q][s] = v;
   __syncthreads();
   if (threadIdx.x < sums)
-    r.m[threadIdx.x] = r.quarter[0][threadIdx.x] + r.quarter[1][threadIdx.x] + r.quarter[2][threadIdx.x] + r.quarter[3][threadIdx.x];
+    r.m[threadIdx.x] =
+        r.quarter[0][threadIdx.x] + r.quarter[1][threadIdx.x] + r.quarter[2][threadIdx.x] + r.quarter[3][threadIdx.x];
   __syncthreads();
   if (threadIdx.x == 0) {
     float squares = 0;
@@ -233,8 +236,8 @@ __global__ void __launch_bounds__(256) controls_kernel(const HcMix p) {
   }
 }
 
-/// Block (columns, row). Every block works out the row's controls for itself: cheaper than another kernel. With few rows a
-/// block has 256 columns; with many it has them all.
+/// Block (columns, row). Every block works out the row's controls for itself: cheaper than another kernel. With few
+/// rows a block has 256 columns; with many it has them all.
 __global__ void __launch_bounds__(256) mix_kernel(const HcMix p) {
   __shared__ RowSums sums;
   __shared__ float pre[kMaxStreams];
@@ -312,7 +315,8 @@ __global__ void post_kernel(float* streams, HcPost p, int n, int hidden) {
 int hc_sums(const HcSums& p, cudaStream_t stream) {
   if (hc_sums_of_many(p, stream)) return kManyHcSlices;
   const std::size_t row_bytes = static_cast<std::size_t>(p.streams_count) *
-                                static_cast<std::size_t>((p.hidden + 2 * kHcSlices - 1) / (2 * kHcSlices) * 2) * sizeof(float);
+                                static_cast<std::size_t>((p.hidden + 2 * kHcSlices - 1) / (2 * kHcSlices) * 2) *
+                                sizeof(float);
   const bool half = p.fn.type == DType::kF16 && p.hidden % 2 == 0;
   const auto launch_rows = [&](auto kernel, int rows) {
     launch(kernel, dim3(kHcSlices, static_cast<unsigned>((p.rows + rows - 1) / rows)), kSumWarps * 32,
@@ -335,8 +339,8 @@ void hc_controls(const HcMix& p, cudaStream_t stream) {
 }
 
 void hc_post(float* streams, const HcPost& post, int streams_count, int hidden, int rows, cudaStream_t stream) {
-  launch(post_kernel, dim3(static_cast<unsigned>((hidden + 255) / 256), static_cast<unsigned>(rows)), 256, 0, stream, streams,
-         post, streams_count, hidden);
+  launch(post_kernel, dim3(static_cast<unsigned>((hidden + 255) / 256), static_cast<unsigned>(rows)), 256, 0, stream,
+         streams, post, streams_count, hidden);
 }
 
 }  // namespace ds4::cuda

@@ -33,7 +33,7 @@ struct HcSums {
   float* streams;                  // [.., hc, d]; written when post.o is set
   const std::int32_t* source_row;  // which row of streams; null: its own
   HcPost post;
-  Matrix fn;    // [controls, hc * d], as in the file
+  Matrix fn;  // [controls, hc * d], as in the file
   int controls;
   int streams_count;
   int hidden;
@@ -51,8 +51,8 @@ struct HcMix {
   const float* sums;
   int slices;
   bool leaves_controls;  // to hc_controls
-  const float* base;   // [controls]
-  const float* scale;  // [3]; head: [1]
+  const float* base;     // [controls]
+  const float* scale;    // [3]; head: [1]
   bool head;
   int controls;
   int streams_count;

@@ -49,8 +49,8 @@ __device__ std::int64_t visible_rows(const Batch& batch, int row, int ratio) {
 }
 
 /// Any shape, f32: a warp a (row, key).
-__global__ void __launch_bounds__(256) float_scores_kernel(const Batch batch, const IndexTopk p, int first_row,
-                                                           std::int64_t pitch) {
+__global__ void __launch_bounds__(256)
+    float_scores_kernel(const Batch batch, const IndexTopk p, int first_row, std::int64_t pitch) {
   const int row = first_row + blockIdx.y;
   const int lane = threadIdx.x % 32;
   const std::int64_t key = static_cast<std::int64_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
@@ -74,8 +74,8 @@ constexpr int kQueryPitch = kIndexDim + 8;  // halves
 /// dim 128, 64 heads, packed or f16 keys: block (128 keys, kQueryRows rows). Each of eight warps keeps 16 keys in
 /// registers as the second operand and meets one row's 64 heads after the other.
 template <int kQueryRows>
-__global__ void __launch_bounds__(256) half_scores_kernel(const Batch batch, const IndexTopk p, int first_row, int rows,
-                                                          std::int64_t pitch) {
+__global__ void __launch_bounds__(256)
+    half_scores_kernel(const Batch batch, const IndexTopk p, int first_row, int rows, std::int64_t pitch) {
   __shared__ __align__(16) __half keys[kKeys][kQueryPitch];
   auto* query = keys;  // the keys move to registers and leave their place to the queries
   __shared__ float weights[kIndexHeads];
@@ -88,7 +88,8 @@ __global__ void __launch_bounds__(256) half_scores_kernel(const Batch batch, con
   constexpr int kPieces = kIndexHeads * kIndexDim / 8 / 256;
   uint4 pieces[kPieces];
   const auto fetch_queries = [&](int row) {
-    const auto* q = reinterpret_cast<const uint4*>(p.half_queries + static_cast<std::int64_t>(row) * kIndexHeads * kIndexDim);
+    const auto* q =
+        reinterpret_cast<const uint4*>(p.half_queries + static_cast<std::int64_t>(row) * kIndexHeads * kIndexDim);
 #pragma unroll
     for (int i = 0; i < kPieces; ++i) pieces[i] = q[thread + i * 256];
   };
@@ -133,7 +134,8 @@ __global__ void __launch_bounds__(256) half_scores_kernel(const Batch batch, con
 #pragma unroll
         for (int j = 0; j < kOwn; ++j)
           for (int d = lane; d < kIndexDim; d += 32)
-            keys[warp + 8 * j][d] = first_key + warp + 8 * j < stored ? __float2half_rn(index_value(p.format, place[j], d)) : __half(0.0F);
+            keys[warp + 8 * j][d] =
+                first_key + warp + 8 * j < stored ? __float2half_rn(index_value(p.format, place[j], d)) : __half(0.0F);
       }
       __syncthreads();
 #pragma unroll
@@ -175,8 +177,7 @@ __global__ void __launch_bounds__(256) half_scores_kernel(const Batch batch, con
 #pragma unroll
       for (int n = 0; n < 2; ++n)
 #pragma unroll
-        for (int e = 0; e < 2; ++e)
-          score[n][e] += low * fmaxf(dots[n][e], 0.0F) + high * fmaxf(dots[n][2 + e], 0.0F);
+        for (int e = 0; e < 2; ++e) score[n][e] += low * fmaxf(dots[n][e], 0.0F) + high * fmaxf(dots[n][2 + e], 0.0F);
     }
     const float scale = score_scale(kIndexDim, kIndexHeads);
 #pragma unroll
@@ -194,7 +195,8 @@ __global__ void __launch_bounds__(256) half_scores_kernel(const Batch batch, con
 }
 
 constexpr int kFewKeys = 32;
-constexpr int kMostScoreBlocks = 1056;  // of a row: eight a multiprocessor; beyond that they take several groups of keys
+constexpr int kMostScoreBlocks =
+    1056;  // of a row: eight a multiprocessor; beyond that they take several groups of keys
 constexpr int kFewScoreWarps = kIndexHeads / 16;
 
 /// Four halves of two steps of an operand from a word of eight FP4 values: (v0, v4), (v1, v5), (v2, v6), (v3, v7).
@@ -207,10 +209,10 @@ __device__ inline void expand_fp4(std::uint32_t word, __half2 scale, std::uint32
   }
 }
 
-/// The same for one row each and packed keys, without shared memory: block (groups of 32 keys, row), a warp 16 heads. In
-/// every operand lane (g, t) has the dims 32 t .. 32 t + 31, a block of the keys, of row g.
-__global__ void __launch_bounds__(kFewScoreWarps * 32) few_scores_kernel(const Batch batch, const IndexTopk p, int first_row,
-                                                                         std::int64_t pitch) {
+/// The same for one row each and packed keys, without shared memory: block (groups of 32 keys, row), a warp 16 heads.
+/// In every operand lane (g, t) has the dims 32 t .. 32 t + 31, a block of the keys, of row g.
+__global__ void __launch_bounds__(kFewScoreWarps * 32)
+    few_scores_kernel(const Batch batch, const IndexTopk p, int first_row, std::int64_t pitch) {
   __shared__ float parts[2][kFewScoreWarps][kFewKeys];
   const int row = first_row + blockIdx.y;
   const int warp = threadIdx.x / 32;
@@ -235,7 +237,8 @@ __global__ void __launch_bounds__(kFewScoreWarps * 32) few_scores_kernel(const B
     }
   }
   int turn = 0;
-  for (std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kFewKeys; first < visible; first += gridDim.x * kFewKeys, turn ^= 1) {
+  for (std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kFewKeys; first < visible;
+       first += gridDim.x * kFewKeys, turn ^= 1) {
     uint4 codes[kFewKeys / 8];
     std::uint32_t scale[kFewKeys / 8];
 #pragma unroll
@@ -255,8 +258,8 @@ __global__ void __launch_bounds__(kFewScoreWarps * 32) few_scores_kernel(const B
         expand_fp4(words[j], factor, b);
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const std::uint32_t a[4] = {queries[0][4 * j + 2 * half], queries[1][4 * j + 2 * half], queries[0][4 * j + 2 * half + 1],
-                                      queries[1][4 * j + 2 * half + 1]};
+          const std::uint32_t a[4] = {queries[0][4 * j + 2 * half], queries[1][4 * j + 2 * half],
+                                      queries[0][4 * j + 2 * half + 1], queries[1][4 * j + 2 * half + 1]};
           mma(dots, a, b[2 * half], b[2 * half + 1]);
         }
       }
@@ -306,13 +309,16 @@ void index_topk(const Batch& batch, const IndexTopk& p, cudaStream_t stream) {
     if (half) {
       const auto key_blocks = static_cast<unsigned>(pitch / kKeys);
       if (rows <= 16 && p.format == KvFormat::kPacked) {  // of as many sequences, most likely
-        const auto blocks = static_cast<unsigned>(std::min<std::int64_t>((p.max_visible + kFewKeys - 1) / kFewKeys, kMostScoreBlocks));
-        launch(few_scores_kernel, dim3(blocks, static_cast<unsigned>(rows)), kFewScoreWarps * 32, 0, stream, batch, p, first, pitch);
+        const auto blocks =
+            static_cast<unsigned>(std::min<std::int64_t>((p.max_visible + kFewKeys - 1) / kFewKeys, kMostScoreBlocks));
+        launch(few_scores_kernel, dim3(blocks, static_cast<unsigned>(rows)), kFewScoreWarps * 32, 0, stream, batch, p,
+               first, pitch);
       } else if (rows <= 16)
-        launch(half_scores_kernel<1>, dim3(key_blocks, static_cast<unsigned>(rows)), 256, 0, stream, batch, p, first, rows, pitch);
+        launch(half_scores_kernel<1>, dim3(key_blocks, static_cast<unsigned>(rows)), 256, 0, stream, batch, p, first,
+               rows, pitch);
       else
-        launch(half_scores_kernel<16>, dim3(key_blocks, static_cast<unsigned>((rows + 15) / 16)), 256, 0, stream, batch, p, first, rows,
-               pitch);
+        launch(half_scores_kernel<16>, dim3(key_blocks, static_cast<unsigned>((rows + 15) / 16)), 256, 0, stream, batch,
+               p, first, rows, pitch);
     } else {
       const dim3 grid(static_cast<unsigned>((p.max_visible + 7) / 8), static_cast<unsigned>(rows));
       float_scores_kernel<<<grid, 256, 0, stream>>>(batch, p, first, pitch);

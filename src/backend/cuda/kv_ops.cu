@@ -44,7 +44,8 @@ __global__ void __launch_bounds__(kThreads) window_kernel(const Batch batch, con
   __shared__ float space[33];
   const int row = blockIdx.x;
   wait_for_previous();
-  for (int i = threadIdx.x; i < p.head_dim; i += kThreads) values[i] = p.kv[static_cast<std::int64_t>(row) * p.head_dim + i];
+  for (int i = threadIdx.x; i < p.head_dim; i += kThreads)
+    values[i] = p.kv[static_cast<std::int64_t>(row) * p.head_dim + i];
   const std::int64_t position = batch.positions[row];
   const SegmentView segment = batch.segments[batch.segment_of[row]];
   finish_row(values, p.weight, p.head_dim, p.eps, p.frequencies, p.pairs, position, space);
@@ -53,7 +54,8 @@ __global__ void __launch_bounds__(kThreads) window_kernel(const Batch batch, con
   if (segment.rows > kRewindSlack) return;
   // Encoded again rather than copied: every thread of the block would have to wait for the first copy.
   encode_kv_row(p.format, values, p.head_dim, 2 * p.pairs,
-                p.ring.at(batch.tail(segment), static_cast<int>(static_cast<unsigned>(position) % static_cast<unsigned>(p.ring.rows))));
+                p.ring.at(batch.tail(segment),
+                          static_cast<int>(static_cast<unsigned>(position) % static_cast<unsigned>(p.ring.rows))));
 }
 
 __global__ void __launch_bounds__(kThreads) store_window_kernel(const Batch batch, const WindowRows p) {
@@ -61,7 +63,10 @@ __global__ void __launch_bounds__(kThreads) store_window_kernel(const Batch batc
   const SegmentView& segment = batch.segments[batch.segment_of[row]];
   const std::int64_t position = batch.positions[row];
   if (segment.rows <= kRewindSlack || position < segment.first_position + segment.rows - p.ring.rows) return;
-  copy_row(p.ring, p.ring.at(batch.tail(segment), static_cast<int>(static_cast<unsigned>(position) % static_cast<unsigned>(p.ring.rows))), p.fresh_rows.at(p.fresh, row));
+  copy_row(p.ring,
+           p.ring.at(batch.tail(segment),
+                     static_cast<int>(static_cast<unsigned>(position) % static_cast<unsigned>(p.ring.rows))),
+           p.fresh_rows.at(p.fresh, row));
 }
 
 /// Kept out of the way: its formats would be there for every value that a block pools, and code is read from far away.

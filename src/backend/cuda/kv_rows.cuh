@@ -140,8 +140,7 @@ __device__ inline float kv_value(KvFormat format, RowPlace at, int head_dim, int
   if (format == KvFormat::kF16) return __half2float(reinterpret_cast<const __half*>(at.main)[i]);
   const int rounded = head_dim - rope_dim;
   const auto* main = reinterpret_cast<const std::uint8_t*>(at.main);
-  if (i < rounded)
-    return from_e4m3(main[i]) * e8m0(reinterpret_cast<const std::uint8_t*>(at.scale)[i / 64]);
+  if (i < rounded) return from_e4m3(main[i]) * e8m0(reinterpret_cast<const std::uint8_t*>(at.scale)[i / 64]);
   const auto* tail = main + rounded + 2 * (i - rounded);
   return __uint_as_float(static_cast<std::uint32_t>(tail[0] | tail[1] << 8) << 16);
 }
@@ -155,11 +154,11 @@ __device__ inline void warp_hadamard(float* values, int dim) {
     v = {v.x + v.y, v.x - v.y, v.z + v.w, v.z - v.w};
     v = {v.x + v.z, v.y + v.w, v.x - v.z, v.y - v.w};
     for (int step = 1; step < 32; step *= 2) {
-      const float4 other = {__shfl_xor_sync(~0u, v.x, step), __shfl_xor_sync(~0u, v.y, step), __shfl_xor_sync(~0u, v.z, step),
-                            __shfl_xor_sync(~0u, v.w, step)};
+      const float4 other = {__shfl_xor_sync(~0u, v.x, step), __shfl_xor_sync(~0u, v.y, step),
+                            __shfl_xor_sync(~0u, v.z, step), __shfl_xor_sync(~0u, v.w, step)};
       const bool upper = (lane & step) != 0;
-      v = {upper ? other.x - v.x : v.x + other.x, upper ? other.y - v.y : v.y + other.y, upper ? other.z - v.z : v.z + other.z,
-           upper ? other.w - v.w : v.w + other.w};
+      v = {upper ? other.x - v.x : v.x + other.x, upper ? other.y - v.y : v.y + other.y,
+           upper ? other.z - v.z : v.z + other.z, upper ? other.w - v.w : v.w + other.w};
     }
     constexpr float kScale = 0.08838834764831845F;  // 128^-0.5
     reinterpret_cast<float4*>(values)[lane] = {v.x * kScale, v.y * kScale, v.z * kScale, v.w * kScale};

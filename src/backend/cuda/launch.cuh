@@ -6,8 +6,8 @@
 // kernel touches, and before it returns; weights and the step's Batch, which lie there before the step's first kernel
 // begins, it may read earlier.
 //
-// A step runs every kernel once a layer, and the code of all of them does not fit a multiprocessor's caches: what stands
-// between two waits is short, loops that are no inner loops are not unrolled, rare formats are calls.
+// A step runs every kernel once a layer, and the code of all of them does not fit a multiprocessor's caches: what
+// stands between two waits is short, loops that are no inner loops are not unrolled, rare formats are calls.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -66,8 +66,8 @@ __global__ void __launch_bounds__(kBlockWarps * 32, 2) many_rows_kernel(const Ma
       const int chunk = i % 16;  // eight halves: columns 8 chunk .. of lane chunk / 4, step pair chunk % 4
       const std::int64_t place = first_place + min(n, places - 1);
       const std::int64_t row = p.gather == nullptr ? place : p.gather[place];
-      copy_async<16>(shared_at(rows + n * kRowPitch + chunk % 4 * 64 + chunk / 4 * 16), x + row * p.x_stride + column * 128 + chunk * 8,
-                 n < places ? 16 : 0);
+      copy_async<16>(shared_at(rows + n * kRowPitch + chunk % 4 * 64 + chunk / 4 * 16),
+                     x + row * p.x_stride + column * 128 + chunk * 8, n < places ? 16 : 0);
     }
     commit_async();
   };
@@ -140,8 +140,8 @@ void launch_many_rows(const ManyRows& p, std::int64_t blocks_of_rows, cudaStream
   auto* kernel = groups ? &group_rows_kernel<F, kOutput> : &many_rows_kernel<F, kOutput>;
   allow_shared(kernel, shared);
   const std::int64_t tiles = (groups ? kGroupTiles : kBlockTiles) / (kOutput == Output::kGated ? 2 : 1);
-  const dim3 grid(static_cast<unsigned>(((p.outs + 15) / 16 + tiles - 1) / tiles), static_cast<unsigned>(blocks_of_rows),
-                  static_cast<unsigned>(p.groups < 1 ? 1 : p.groups));
+  const dim3 grid(static_cast<unsigned>(((p.outs + 15) / 16 + tiles - 1) / tiles),
+                  static_cast<unsigned>(blocks_of_rows), static_cast<unsigned>(p.groups < 1 ? 1 : p.groups));
   kernel<<<grid, groups ? kGroupThreads : kBlockWarps * 32, shared, stream>>>(p);
 }
 

@@ -49,10 +49,10 @@ struct Matrix {
 Matrix plan_matrix(const HostWeight& weight, bool exact);
 std::uint64_t matrix_bytes(const Matrix& matrix);
 
-/// Packs `rows` file rows (of one tensor, in device memory) into tiles, beginning at row tile `tile`. `rows` is a multiple
-/// of 16 except at the end of the matrix. `largest` collects the largest magnitude as float bits.
-void pack_rows(const Matrix& matrix, const std::byte* file_rows, std::int64_t rows, std::byte* to, std::uint32_t* largest,
-               cudaStream_t stream);
+/// Packs `rows` file rows (of one tensor, in device memory) into tiles, beginning at row tile `tile`. `rows` is a
+/// multiple of 16 except at the end of the matrix. `largest` collects the largest magnitude as float bits.
+void pack_rows(const Matrix& matrix, const std::byte* file_rows, std::int64_t rows, std::byte* to,
+               std::uint32_t* largest, cudaStream_t stream);
 
 /// The power of two that brings the largest magnitude near 2^9 (MXFP4: 2^2; IQ2_XXS: what its tiles hold already).
 float choose_pre(DType type, float largest);

@@ -17,7 +17,22 @@ namespace ds4::cuda {
 
 namespace {
 
-enum Op { kEmbed, kHcPre, kNorm, kQuery, kWindow, kCompress, kIndex, kAttention, kOutput, kHcPost, kRoute, kExperts, kHead, kLogits };
+enum Op {
+  kEmbed,
+  kHcPre,
+  kNorm,
+  kQuery,
+  kWindow,
+  kCompress,
+  kIndex,
+  kAttention,
+  kOutput,
+  kHcPost,
+  kRoute,
+  kExperts,
+  kHead,
+  kLogits
+};
 
 States states_of(const StateRing& ring) { return {ring.offset, ring.slots, ring.width}; }
 
@@ -45,7 +60,8 @@ const __half* CudaBackend::halves(const float* x, std::int64_t rows, std::int64_
   return to;
 }
 
-void CudaBackend::multiply(const Matrix& m, const float* x, std::int64_t rows, float* y, __half* space, cudaStream_t on) {
+void CudaBackend::multiply(const Matrix& m, const float* x, std::int64_t rows, float* y, __half* space,
+                           cudaStream_t on) {
   const Product p{.m = m, .outs = m.out, .rows = rows, .x_stride = m.in, .y = y, .y_stride = m.out};
   if (m.tiled) half_product(p, halves(x, rows, m.in, space), on);
   else file_product(p, x, on);
@@ -256,7 +272,8 @@ void CudaBackend::index_topk(const IndexTopkArgs& args) {
                     .selected = args.selected.data,
                     .count = args.count.data,
                     .exact = exact_};
-  // Queries beside the keys, and both beside the attention's queries, when all inputs are halves that are there already.
+  // Queries beside the keys, and both beside the attention's queries, when all inputs are halves that are there
+  // already.
   const bool beside = pending_low_rank_ && args.qr.data == pending_low_rank_->args.qr.data && matrix(args.q_b).tiled &&
                       pending_compress_[1].has_value();
   if (beside && p.selects() && join_product(args.proj, args.x.data, scratch_.index_weights)) {
@@ -268,8 +285,8 @@ void CudaBackend::index_topk(const IndexTopkArgs& args) {
     return;
   }
   flush();
-  const bool apart = running_[2] && args.qr.data == qr_source_ && args.x.data == half_source_ && matrix(args.q_b).tiled &&
-                     matrix(args.proj).tiled;
+  const bool apart = running_[2] && args.qr.data == qr_source_ && args.x.data == half_source_ &&
+                     matrix(args.q_b).tiled && matrix(args.proj).tiled;
   if (!apart) join(2);
   const cudaStream_t on = apart ? sides_[2] : stream();
   if (p.selects()) {
@@ -379,38 +396,45 @@ void CudaBackend::route(const RouteArgs& args) {
     const bool apart = batch_.rows <= kFewRows && 2 * batch_.rows > kFewRows;
     const std::int64_t rows = apart ? batch_.rows : 2 * batch_.rows;
     for (std::int64_t first = 0; first < 2 * batch_.rows; first += rows) {
-      const Product product{.m = gate, .outs = gate.out, .rows = rows, .x_stride = gate.in,
-                            .y = scratch_.route_logits + first * gate.out, .y_stride = gate.out};
+      const Product product{.m = gate,
+                            .outs = gate.out,
+                            .rows = rows,
+                            .x_stride = gate.in,
+                            .y = scratch_.route_logits + first * gate.out,
+                            .y_stride = gate.out};
       if (x == scratch_.mixed_half && routes_beside_shared(product)) pending_route_.emplace(product);
       else half_product(product, x + first * gate.in, stream());
     }
   } else {
     multiply(gate, args.x.data, batch_.rows, scratch_.route_logits, nullptr, stream());
   }
-  pending_choice_ = RouteChoice{.logits = scratch_.route_logits,
-                                .low_logits = gate.tiled ? scratch_.route_logits + std::int64_t{batch_.rows} * d.experts : nullptr,
-                                .bias = args.bias.present() ? vector(args.bias) : nullptr,
-                                .token_experts = args.token_experts.present()
+  pending_choice_ =
+      RouteChoice{.logits = scratch_.route_logits,
+                  .low_logits = gate.tiled ? scratch_.route_logits + std::int64_t{batch_.rows} * d.experts : nullptr,
+                  .bias = args.bias.present() ? vector(args.bias) : nullptr,
+                  .token_experts = args.token_experts.present()
                                        ? reinterpret_cast<const std::int32_t*>(matrix(args.token_experts).data)
                                        : nullptr,
-                                .tokens = batch_.tokens,
-                                .experts = d.experts,
-                                .used = d.experts_used,
-                                .rows = batch_.rows,
-                                .scale = d.route_scale,
-                                .chosen = args.experts.data,
-                                .weights = args.weights.data};
+                  .tokens = batch_.tokens,
+                  .experts = d.experts,
+                  .used = d.experts_used,
+                  .rows = batch_.rows,
+                  .scale = d.route_scale,
+                  .chosen = args.experts.data,
+                  .weights = args.weights.data};
   if (batch_.rows > kRowsThatChoose) flush();
 }
 
 void CudaBackend::experts(const ExpertsArgs& args) {
   if (!enqueue(kExperts, args.y.data)) return;
   std::optional<RouteChoice> choice;
-  if (pending_choice_ && pending_choice_->chosen == args.experts.data) choice = std::exchange(pending_choice_, std::nullopt);
+  if (pending_choice_ && pending_choice_->chosen == args.experts.data)
+    choice = std::exchange(pending_choice_, std::nullopt);
   const Dims& d = config_.dims;
   const ExpertMatrices w{matrix(args.gate),        matrix(args.up),        matrix(args.down),
                          matrix(args.shared_gate), matrix(args.shared_up), matrix(args.shared_down)};
-  const bool tiled = w.gate.tiled && w.up.tiled && w.down.tiled && w.shared_gate.tiled && w.shared_up.tiled && w.shared_down.tiled;
+  const bool tiled =
+      w.gate.tiled && w.up.tiled && w.down.tiled && w.shared_gate.tiled && w.shared_up.tiled && w.shared_down.tiled;
   const bool alike = w.gate.type == w.up.type && w.shared_gate.type == w.shared_up.type;
   const bool few = tiled && alike && batch_.rows <= kFewRows;
   if (!few) pending_choice_ = std::exchange(choice, std::nullopt);
@@ -467,8 +491,8 @@ void CudaBackend::experts(const ExpertsArgs& args) {
                           .pair_out = scratch_.pair_out,
                           .y = args.y.data,
                           .choice = choice ? &*choice : nullptr};
-  // The shared expert runs beside the router and the routed ones: its first half in the router's kernel, or beside it where
-  // its input was complete before.
+  // The shared expert runs beside the router and the routed ones: its first half in the router's kernel, or beside it
+  // where its input was complete before.
   if (route) shared_gated(few_of, &*route, stream());
   if (route || fork_source_ != args.x.data) fork(args.x.data);
   const cudaStream_t beside = side(1);

@@ -8,7 +8,8 @@ namespace ds4::cuda {
 namespace {
 
 template <typename F, int N, From kFrom>
-__global__ void __launch_bounds__(kWarps * 32, 2) few_rows_kernel(const Product p, const __half* x, int warps_per_tile) {
+__global__ void __launch_bounds__(kWarps * 32, 2)
+    few_rows_kernel(const Product p, const __half* x, int warps_per_tile) {
   extern __shared__ __align__(16) std::byte space[];
   __shared__ uint4 table[kOctetEntries<F>];
   __shared__ WarpSums<N> parts;
@@ -22,7 +23,8 @@ struct Joint {
 };
 
 template <int N>
-__global__ void __launch_bounds__(kWarps * 32, 2) joint_kernel(const __grid_constant__ Joint joint, const __half* x, int warps_per_tile) {
+__global__ void __launch_bounds__(kWarps * 32, 2)
+    joint_kernel(const __grid_constant__ Joint joint, const __half* x, int warps_per_tile) {
   __shared__ WarpSums<N> parts;
   int number = 0;
   while (static_cast<int>(blockIdx.x) >= joint.end[number]) ++number;
@@ -30,7 +32,8 @@ __global__ void __launch_bounds__(kWarps * 32, 2) joint_kernel(const __grid_cons
   const int block = static_cast<int>(blockIdx.x) - first;
   const Product& p = joint.of[number];
   const SharedOctets none{};
-  if (p.m.type == DType::kF16) few_rows_block<FragmentF16, N, From::kMemory>(p, x, warps_per_tile, block, 0, none, parts, nullptr);
+  if (p.m.type == DType::kF16)
+    few_rows_block<FragmentF16, N, From::kMemory>(p, x, warps_per_tile, block, 0, none, parts, nullptr);
   else few_rows_block<FragmentQ8_0, N, From::kMemory>(p, x, warps_per_tile, block, 0, none, parts, nullptr);
 }
 
@@ -38,8 +41,11 @@ template <typename F>
 void few_rows(const Product& p, const __half* x, cudaStream_t stream) {
   const int warps = choose_warps_per_tile(p.m.column_tiles(), row_tiles(p));
   const int tiles_here = kWarps / warps;
-  const dim3 blocks(static_cast<unsigned>(((p.outs + 15) / 16 + tiles_here - 1) / tiles_here), static_cast<unsigned>(p.groups));
-  const auto start = [&](auto* kernel, std::size_t shared) { launch(kernel, blocks, kWarps * 32, shared, stream, p, x, warps); };
+  const dim3 blocks(static_cast<unsigned>(((p.outs + 15) / 16 + tiles_here - 1) / tiles_here),
+                    static_cast<unsigned>(p.groups));
+  const auto start = [&](auto* kernel, std::size_t shared) {
+    launch(kernel, blocks, kWarps * 32, shared, stream, p, x, warps);
+  };
   if (p.normed.x != nullptr) {
     if constexpr (F::kType == DType::kF16 || F::kType == DType::kQ8_0)
       start(few_rows_kernel<F, 1, From::kNormed>, static_cast<std::size_t>(p.rows * (p.m.in + kPad)) * sizeof(__half));
@@ -48,9 +54,11 @@ void few_rows(const Product& p, const __half* x, cudaStream_t stream) {
   // The ring pays where all warps read the same columns; else there is too much of it for what it saves.
   const bool ring = warps == 1 && p.rows > kDirectRows;
   if (p.rows <= 8)
-    ring ? start(few_rows_kernel<F, 1, From::kRing>, RowsThroughRing<1>::bytes(1)) : start(few_rows_kernel<F, 1, From::kMemory>, 0);
+    ring ? start(few_rows_kernel<F, 1, From::kRing>, RowsThroughRing<1>::bytes(1))
+         : start(few_rows_kernel<F, 1, From::kMemory>, 0);
   else
-    ring ? start(few_rows_kernel<F, 2, From::kRing>, RowsThroughRing<2>::bytes(1)) : start(few_rows_kernel<F, 2, From::kMemory>, 0);
+    ring ? start(few_rows_kernel<F, 2, From::kRing>, RowsThroughRing<2>::bytes(1))
+         : start(few_rows_kernel<F, 2, From::kMemory>, 0);
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // Products against f32 activations, straight from the file's blocks; activations to f16.
 #include "backend/cuda/device_math.cuh"
-#include "backend/cuda/fragments.cuh"
 #include "backend/cuda/file_values.cuh"
+#include "backend/cuda/fragments.cuh"
 #include "backend/cuda/products.h"
 
 namespace ds4::cuda {
@@ -56,15 +56,15 @@ __global__ void split_kernel(const float* x, std::int64_t count, __half* high, _
 }  // namespace
 
 void file_product(const Product& p, const float* x, cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>((p.outs + 3) / 4), static_cast<unsigned>((p.rows + kRowsAtOnce - 1) / kRowsAtOnce),
-                  static_cast<unsigned>(p.groups));
+  const dim3 grid(static_cast<unsigned>((p.outs + 3) / 4),
+                  static_cast<unsigned>((p.rows + kRowsAtOnce - 1) / kRowsAtOnce), static_cast<unsigned>(p.groups));
   file_kernel<<<grid, 128, 0, stream>>>(p, x);
 }
 
 void convert_to_half(const float* x, std::int64_t rows, std::int64_t columns, __half* to, cudaStream_t stream) {
   const std::int64_t quads = rows * columns / 4;  // tiled matrices have columns in multiples of 128
-  convert_kernel<<<static_cast<unsigned>((quads + 255) / 256), 256, 0, stream>>>(reinterpret_cast<const float4*>(x), quads,
-                                                                                 reinterpret_cast<uint2*>(to));
+  convert_kernel<<<static_cast<unsigned>((quads + 255) / 256), 256, 0, stream>>>(reinterpret_cast<const float4*>(x),
+                                                                                 quads, reinterpret_cast<uint2*>(to));
 }
 
 void split_to_halves(const float* x, std::int64_t rows, std::int64_t columns, __half* to, cudaStream_t stream) {

@@ -19,8 +19,8 @@ __global__ void embed_kernel(Matrix table, const std::int32_t* tokens, int strea
   for (int k = 0; k < streams; ++k) to[(row * streams + k) * table.in + c] = v;
 }
 
-__global__ void __launch_bounds__(256) norm_kernel(const float* x, const float* weight, float eps, int width, float* y,
-                                                   __half* y_half, __half* y_low) {
+__global__ void __launch_bounds__(256)
+    norm_kernel(const float* x, const float* weight, float eps, int width, float* y, __half* y_half, __half* y_low) {
   __shared__ float space[33];
   const std::int64_t row = blockIdx.x;
   // The weights come from far away: they are asked for before the wait.
@@ -53,8 +53,9 @@ __global__ void __launch_bounds__(256) norm_kernel(const float* x, const float* 
 }
 
 /// A warp a head.
-__global__ void __launch_bounds__(256) heads_kernel(float* q, __half* q_half, const std::int32_t* positions, const float* frequencies,
-                                                    int pairs, int heads, int width, float eps, std::int64_t total) {
+__global__ void __launch_bounds__(256)
+    heads_kernel(float* q, __half* q_half, const std::int32_t* positions, const float* frequencies, int pairs,
+                 int heads, int width, float eps, std::int64_t total) {
   const std::int64_t head = static_cast<std::int64_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
   wait_for_previous();
   if (head >= total) return;
@@ -93,7 +94,8 @@ __global__ void choose_kernel(const RouteChoice p) {
   if (row >= p.rows) return;
   score_row(p, row, space, lane, 32);
   __syncwarp();
-  choose_scored(p, row, space, p.chosen + static_cast<std::int64_t>(row) * p.used, p.weights + static_cast<std::int64_t>(row) * p.used);
+  choose_scored(p, row, space, p.chosen + static_cast<std::int64_t>(row) * p.used,
+                p.weights + static_cast<std::int64_t>(row) * p.used);
 }
 
 /// One value, however the matrix lies. Dims that leave one matrix of an expert tiled and another not are rare.
@@ -177,8 +179,10 @@ unsigned blocks(std::int64_t total, std::int64_t each) { return static_cast<unsi
 
 }  // namespace
 
-void embed_rows(const Matrix& table, const std::int32_t* tokens, int rows, int streams, float* to, cudaStream_t stream) {
-  embed_kernel<<<dim3(blocks(table.in, 256), static_cast<unsigned>(rows)), 256, 0, stream>>>(table, tokens, streams, to);
+void embed_rows(const Matrix& table, const std::int32_t* tokens, int rows, int streams, float* to,
+                cudaStream_t stream) {
+  embed_kernel<<<dim3(blocks(table.in, 256), static_cast<unsigned>(rows)), 256, 0, stream>>>(table, tokens, streams,
+                                                                                             to);
 }
 
 void norm_rows(const float* x, const float* weight, float eps, std::int64_t rows, int width, float* y, __half* y_half,
@@ -186,10 +190,10 @@ void norm_rows(const float* x, const float* weight, float eps, std::int64_t rows
   launch(norm_kernel, dim3(static_cast<unsigned>(rows)), 256, 0, stream, x, weight, eps, width, y, y_half, y_low);
 }
 
-void finish_heads(float* q, __half* q_half, const std::int32_t* positions, const float* frequencies, int pairs, int heads, int width,
-                  float eps, std::int64_t rows, cudaStream_t stream) {
-  launch(heads_kernel, dim3(blocks(rows * heads, 8)), 256, 0, stream, q, q_half, positions, frequencies, pairs, heads, width, eps,
-         rows * heads);
+void finish_heads(float* q, __half* q_half, const std::int32_t* positions, const float* frequencies, int pairs,
+                  int heads, int width, float eps, std::int64_t rows, cudaStream_t stream) {
+  launch(heads_kernel, dim3(blocks(rows * heads, 8)), 256, 0, stream, q, q_half, positions, frequencies, pairs, heads,
+         width, eps, rows * heads);
 }
 
 void choose_experts(const RouteChoice& p, cudaStream_t stream) {

@@ -19,8 +19,8 @@ void norm_rows(const float* x, const float* weight, float eps, std::int64_t rows
 
 /// Per head: x rsqrt(mean(x^2) + eps), then rotation of the last 2 * pairs values (§2.5 steps 3-4). In place, and as
 /// halves.
-void finish_heads(float* q, __half* q_half, const std::int32_t* positions, const float* frequencies, int pairs, int heads, int width,
-                  float eps, std::int64_t rows, cudaStream_t stream);
+void finish_heads(float* q, __half* q_half, const std::int32_t* positions, const float* frequencies, int pairs,
+                  int heads, int width, float eps, std::int64_t rows, cudaStream_t stream);
 
 /// The router's choice (§2.9) from its logits [rows, experts].
 struct RouteChoice {
@@ -38,7 +38,8 @@ struct RouteChoice {
 };
 void choose_experts(const RouteChoice& p, cudaStream_t stream);
 
-/// Experts whose matrices are not tiled, or whose gate and up differ: exact, slow. Scratch hidden [rows * used + rows, ..].
+/// Experts whose matrices are not tiled, or whose gate and up differ: exact, slow. Scratch hidden [rows * used + rows,
+/// ..].
 struct FileExperts {
   Matrix gate, up, down, shared_gate, shared_up, shared_down;
   const float* x;

@@ -21,8 +21,8 @@ Scratch carve_scratch(const BackendConfig& config, int multiprocessors, std::byt
   const std::int64_t most_indexed = (config.max_context / 4 + 127) / 128 * 128;
 
   Scratch s{};
-  s.score_rows = static_cast<int>(std::clamp<std::int64_t>((std::int64_t{32} << 20) / std::max<std::int64_t>(most_indexed, 1), 16,
-                                                           std::max<std::int64_t>(rows, 16)));
+  s.score_rows = static_cast<int>(std::clamp<std::int64_t>(
+      (std::int64_t{32} << 20) / std::max<std::int64_t>(most_indexed, 1), 16, std::max<std::int64_t>(rows, 16)));
   take(s.mixed_half, 2 * rows * d.hidden);
   take(s.qr_half, rows * d.q_lora);
   take(s.low_rank_query, std::min<std::int64_t>(rows, kNormedRows) * d.q_lora);

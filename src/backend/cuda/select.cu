@@ -215,7 +215,8 @@ void select(const Selection& selection, cudaStream_t stream) {
   if (rows <= 16 && selection.most > 0 && selection.most <= kHeld * kNear) {
     launch(select_kernel<1, kNear>, dim3(rows), kNear, 0, stream, selection);
   } else if (rows <= 16 && early_launch) {
-    launch_cluster(select_kernel<kSelectParts, 1024>, dim3(rows * kSelectParts), 1024, kSelectParts, 0, stream, selection);
+    launch_cluster(select_kernel<kSelectParts, 1024>, dim3(rows * kSelectParts), 1024, kSelectParts, 0, stream,
+                   selection);
   } else {
     launch(select_kernel<1, 1024>, dim3(rows), 1024, 0, stream, selection);
   }

@@ -22,11 +22,13 @@ struct Keys {
   int compressed;
   int total;
 
-  __device__ Keys(const Batch& b, const Attention& a, int r) : batch(b), p(a), segment(b.segments[b.segment_of[r]]), row(r) {
+  __device__ Keys(const Batch& b, const Attention& a, int r)
+      : batch(b), p(a), segment(b.segments[b.segment_of[r]]), row(r) {
     const std::int64_t position = b.positions[r];
     first_window = max(static_cast<std::int64_t>(0), position - a.window + 1);
     // 64-bit division is slow
-    compressed = a.ratio == 0 ? 0 : static_cast<int>((static_cast<unsigned>(position) + 1) / static_cast<unsigned>(a.ratio));
+    compressed =
+        a.ratio == 0 ? 0 : static_cast<int>((static_cast<unsigned>(position) + 1) / static_cast<unsigned>(a.ratio));
     total = static_cast<int>(position - first_window + 1);
   }
   /// What the step itself made: after wait_for_previous(), before anything else.
@@ -42,11 +44,13 @@ struct Keys {
     const std::int64_t position = first_window + i - compressed;
     if (position >= segment.first_position)
       return p.fresh_rows.at(p.fresh, static_cast<int>(segment.first_row + position - segment.first_position));
-    return p.ring.at(batch.tail(segment), static_cast<int>(static_cast<unsigned>(position) % static_cast<unsigned>(p.ring.rows)));
+    return p.ring.at(batch.tail(segment),
+                     static_cast<int>(static_cast<unsigned>(position) % static_cast<unsigned>(p.ring.rows)));
   }
 };
 
-// --- any shape, f32 -----------------------------------------------------------------------------------------------------
+// --- any shape, f32
+// -----------------------------------------------------------------------------------------------------
 
 constexpr int kFloatThreads = 128;
 constexpr int kFloatKeys = 16;
@@ -75,7 +79,8 @@ __global__ void __launch_bounds__(kFloatThreads) float_kernel(const Batch batch,
     __syncthreads();
     for (int n = warp; n < group; n += kFloatThreads / 32) {
       const RowPlace place = keys.at(first + n);
-      for (int i = lane; i < p.head_dim; i += 32) k[n * p.head_dim + i] = kv_value(p.format, place, p.head_dim, 2 * p.pairs, i);
+      for (int i = lane; i < p.head_dim; i += 32)
+        k[n * p.head_dim + i] = kv_value(p.format, place, p.head_dim, 2 * p.pairs, i);
     }
     __syncthreads();
     for (int n = warp; n < group; n += kFloatThreads / 32) {
@@ -116,7 +121,8 @@ __global__ void __launch_bounds__(kFloatThreads) float_kernel(const Batch batch,
   for (int i = threadIdx.x; i < p.head_dim; i += kFloatThreads) p.o[at + i] = q[i];
 }
 
-// --- head_dim 512, groups of 64 heads, f16 or packed rows: tensor cores ---------------------------------------------------
+// --- head_dim 512, groups of 64 heads, f16 or packed rows: tensor cores
+// ---------------------------------------------------
 
 constexpr int kKeysAtOnce = 32;
 constexpr int kThreads = 256;
@@ -148,8 +154,8 @@ __device__ inline void load_matrices_transposed(std::uint32_t (&r)[4], const voi
                : "r"(shared_address(row)));
 }
 
-/// What a thread carries of the next keys: an eighth of one row, in pieces of 16 bytes, every eighth one, so that the eight
-/// threads of a row read and write whole lines.
+/// What a thread carries of the next keys: an eighth of one row, in pieces of 16 bytes, every eighth one, so that the
+/// eight threads of a row read and write whole lines.
 struct KeyPiece {
   uint4 raw[8];            // f16: all; packed: up to four of FP8 values, then [4] of BF16 values
   std::uint8_t scales[4];  // of the FP8 pieces
@@ -202,8 +208,10 @@ __device__ inline void store(const KeyPiece& piece, __half* to, int eighth, KvFo
     if (number >= kFp8Pieces) continue;
     const __half2 scale = __float2half2_rn(e8m0(piece.scales[j]));
     const uint4 v = piece.raw[j];
-    out[2 * number] = make_uint4(fp8_pair(v.x, scale), fp8_pair(v.x >> 16, scale), fp8_pair(v.y, scale), fp8_pair(v.y >> 16, scale));
-    out[2 * number + 1] = make_uint4(fp8_pair(v.z, scale), fp8_pair(v.z >> 16, scale), fp8_pair(v.w, scale), fp8_pair(v.w >> 16, scale));
+    out[2 * number] =
+        make_uint4(fp8_pair(v.x, scale), fp8_pair(v.x >> 16, scale), fp8_pair(v.y, scale), fp8_pair(v.y >> 16, scale));
+    out[2 * number + 1] =
+        make_uint4(fp8_pair(v.z, scale), fp8_pair(v.z >> 16, scale), fp8_pair(v.w, scale), fp8_pair(v.w >> 16, scale));
   }
   const uint4 v = piece.raw[4];
   out[2 * kFp8Pieces + eighth] = make_uint4(bf16_pair(v.x), bf16_pair(v.y), bf16_pair(v.z), bf16_pair(v.w));
@@ -227,7 +235,8 @@ __global__ void __launch_bounds__(kThreads, 1) tensor_kernel(const Batch batch, 
   const int first_group = 0;
   const int last_group = groups;
 
-  const auto* q = reinterpret_cast<const uint4*>(p.q_half + (static_cast<std::int64_t>(row) * p.heads + first_head) * kTensorHeadDim);
+  const auto* q = reinterpret_cast<const uint4*>(p.q_half + (static_cast<std::int64_t>(row) * p.heads + first_head) *
+                                                                kTensorHeadDim);
 #pragma unroll 8
   for (int i = thread; i < kTensorHeads * kTensorHeadDim / 8; i += kThreads)
     *reinterpret_cast<uint4*>(&space.q[i / 64][i % 64 * 8]) = q[i];
@@ -343,7 +352,9 @@ __global__ void __launch_bounds__(kThreads, 1) tensor_kernel(const Batch batch, 
       float b = sum[n][2 * r + 1] * factor[r];
       const int pair = (dim - (kTensorHeadDim - 2 * p.pairs)) / 2;
       if (dim >= kTensorHeadDim - 2 * p.pairs) rotate_pair(a, b, position, p.frequencies[pair], /*inverse=*/true);
-      float* o = p.o + (static_cast<std::int64_t>(row) * p.heads + first_head + head_tile + lane / 4 + 8 * r) * kTensorHeadDim + dim;
+      float* o =
+          p.o +
+          (static_cast<std::int64_t>(row) * p.heads + first_head + head_tile + lane / 4 + 8 * r) * kTensorHeadDim + dim;
       *reinterpret_cast<float2*>(o) = make_float2(a, b);
       *reinterpret_cast<__half2*>(p.o_half + (o - p.o)) = __halves2half2(to_half(a), to_half(b));
     }
@@ -362,8 +373,10 @@ struct FewSpace {
   float denominator[kFewHeads];
 };
 
-/// The norm of every head and the rotation of its last 64 values. Sixteen threads a head, 32 values each: four of every 64.
-__device__ void finish_queries(const float* q, std::int64_t position, const Attention& p, __half (&to)[kFewHeads][kKeyPitch]) {
+/// The norm of every head and the rotation of its last 64 values. Sixteen threads a head, 32 values each: four of
+/// every 64.
+__device__ void finish_queries(const float* q, std::int64_t position, const Attention& p,
+                               __half (&to)[kFewHeads][kKeyPitch]) {
   const int head = threadIdx.x / 16;
   const int own = threadIdx.x % 16 * 4;
   float4 v[8];
@@ -441,13 +454,14 @@ __global__ void __launch_bounds__(kThreads) few_tensor_kernel(const Batch batch,
     for (int e = 0; e < 4; ++e)
       space.scores[warp / 4][lane / 4 + e / 2 * 8][warp % 4 * 8 + lane % 4 * 2 + e % 2] = dots[e];
     __syncthreads();
-    {  // sixteen threads a head, two keys each
+    {                                                 // sixteen threads a head, two keys each
       constexpr float kScale = 0.04419417382415922F;  // 512^-0.5
       const int head = thread / 16;
       const int key = thread % 16 * 2;
       const int left = keys.total - group * kKeysAtOnce;
       const float s0 = key < left ? (space.scores[0][head][key] + space.scores[1][head][key]) * kScale : -INFINITY;
-      const float s1 = key + 1 < left ? (space.scores[0][head][key + 1] + space.scores[1][head][key + 1]) * kScale : -INFINITY;
+      const float s1 =
+          key + 1 < left ? (space.scores[0][head][key + 1] + space.scores[1][head][key + 1]) * kScale : -INFINITY;
       float now = fmaxf(s0, s1);
       for (int step = 8; step > 0; step /= 2) now = fmaxf(now, __shfl_xor_sync(~0u, now, step));
       const float before = space.largest[head];
@@ -534,7 +548,8 @@ __global__ void __launch_bounds__(kCombineThreads) combine_kernel(const Batch ba
   for (int i = 0; i < kEarlyParts; ++i)
     if (group + i * kCombineGroups < splits) early[i] = part(group + i * kCombineGroups);
   const auto end = [&](int split) {
-    return split < splits ? *reinterpret_cast<const float2*>(parts + split * kPartFloats + kTensorHeadDim) : float2{-INFINITY, 0.0F};
+    return split < splits ? *reinterpret_cast<const float2*>(parts + split * kPartFloats + kTensorHeadDim)
+                          : float2{-INFINITY, 0.0F};
   };
   const float2 first = end(lane);  // largest score, denominator
   const float2 second = end(lane + 32);
@@ -550,7 +565,8 @@ __global__ void __launch_bounds__(kCombineThreads) combine_kernel(const Batch ba
   for (int i = 0; i < kEarlyParts; ++i)
     if (group + i * kCombineGroups < splits) add(group + i * kCombineGroups, early[i]);
 #pragma unroll 4
-  for (int split = group + kEarlyParts * kCombineGroups; split < splits; split += kCombineGroups) add(split, part(split));
+  for (int split = group + kEarlyParts * kCombineGroups; split < splits; split += kCombineGroups)
+    add(split, part(split));
   sums[group][own] = sum;
   __syncthreads();
   if (threadIdx.x >= kTensorHeadDim / 2) return;
@@ -573,7 +589,8 @@ __global__ void __launch_bounds__(kCombineThreads) combine_kernel(const Batch ba
 }
 
 bool fits_tensor_cores(const Attention& p) {
-  return !p.exact && p.head_dim == kTensorHeadDim && p.heads % kTensorHeads == 0 && p.pairs == 32 && p.format != KvFormat::kF32;
+  return !p.exact && p.head_dim == kTensorHeadDim && p.heads % kTensorHeads == 0 && p.pairs == 32 &&
+         p.format != KvFormat::kF32;
 }
 
 }  // namespace
@@ -581,7 +598,8 @@ bool fits_tensor_cores(const Attention& p) {
 std::size_t attention_scratch_floats(int heads, int head_dim, int multiprocessors) {
   if (head_dim != kTensorHeadDim) return 0;
   // Splits are only made while all blocks fit on the card at once; a block leaves kTensorHeads parts.
-  return static_cast<std::size_t>(std::max(multiprocessors, kSplitRows * heads / kTensorHeads)) * kTensorHeads * kPartFloats;
+  return static_cast<std::size_t>(std::max(multiprocessors, kSplitRows * heads / kTensorHeads)) * kTensorHeads *
+         kPartFloats;
 }
 
 bool finishes_queries(const Attention& p, int rows) { return rows <= kSplitRows && fits_tensor_cores(p); }
@@ -590,21 +608,23 @@ bool sparse_attention(const Batch& batch, const Attention& p, cudaStream_t strea
   if (!fits_tensor_cores(p)) {
     const auto shared = static_cast<std::size_t>((1 + kFloatKeys) * p.head_dim) * sizeof(float);
     allow_shared(float_kernel, 96 * 1024);
-    float_kernel<<<dim3(static_cast<unsigned>(p.heads), static_cast<unsigned>(batch.rows)), kFloatThreads, shared, stream>>>(batch, p);
+    float_kernel<<<dim3(static_cast<unsigned>(p.heads), static_cast<unsigned>(batch.rows)), kFloatThreads, shared,
+                   stream>>>(batch, p);
     return false;
   }
   const auto rows = static_cast<unsigned>(batch.rows);
   if (batch.rows > kSplitRows) {
     allow_shared(tensor_kernel, sizeof(Space));
-    tensor_kernel<<<dim3(static_cast<unsigned>(p.heads / kTensorHeads), rows), kThreads, sizeof(Space), stream>>>(batch, p);
+    tensor_kernel<<<dim3(static_cast<unsigned>(p.heads / kTensorHeads), rows), kThreads, sizeof(Space), stream>>>(batch,
+                                                                                                                  p);
     return true;
   }
   const int head_groups = p.heads / kFewHeads;
   const auto groups = static_cast<int>((p.max_keys + kKeysAtOnce - 1) / kKeysAtOnce);
   const int splits = std::clamp(2 * p.multiprocessors / (batch.rows * head_groups), 1, std::min(groups, kMaxSplits));
   const dim3 grid(static_cast<unsigned>(head_groups), rows, static_cast<unsigned>(splits));
-  // While a multiprocessor for each is there they ask for more than half of its memory: blocks that come early, beside the
-  // last ones of another kernel, would pair up where there is room first.
+  // While a multiprocessor for each is there they ask for more than half of its memory: blocks that come early, beside
+  // the last ones of another kernel, would pair up where there is room first.
   const std::size_t alone = std::max(sizeof(FewSpace), p.shared_of_multiprocessor / 2 + 1024);
   const bool apart = grid.x * grid.y * grid.z <= static_cast<unsigned>(p.multiprocessors);
   const std::size_t bytes = apart ? alone : sizeof(FewSpace);

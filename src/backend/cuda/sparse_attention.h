@@ -9,10 +9,10 @@
 namespace ds4::cuda {
 
 struct Attention {
-  const float* q;      // [rows, heads, head_dim]
+  const float* q;        // [rows, heads, head_dim]
   const __half* q_half;  // the same; null: q is as multiplied, and the kernel for few rows finishes it (§2.5 steps 3-4)
   float eps;             // of that
-  const float* sinks;  // [heads]
+  const float* sinks;    // [heads]
   const float* frequencies;
   int pairs;
   int heads;
@@ -22,7 +22,7 @@ struct Attention {
   KvFormat format;
   Rows ring;
   Rows compressed;
-  std::byte* fresh;              // window rows of this batch
+  std::byte* fresh;  // window rows of this batch
   Rows fresh_rows;
   const std::int32_t* selected;  // [rows, topk]; null: all visible compressed rows
   const std::int32_t* count;
@@ -30,10 +30,10 @@ struct Attention {
   std::int64_t max_keys;  // no row of the batch meets more
   int multiprocessors;
   std::size_t shared_of_multiprocessor;  // bytes of shared memory
-  bool exact;      // f32 products
-  float* parts;    // scratch for split keys: see attention_scratch_floats()
-  float* o;        // out [rows, heads, head_dim]
-  __half* o_half;  // the same, where the kernel for this shape writes it
+  bool exact;                            // f32 products
+  float* parts;                          // scratch for split keys: see attention_scratch_floats()
+  float* o;                              // out [rows, heads, head_dim]
+  __half* o_half;                        // the same, where the kernel for this shape writes it
 };
 
 /// The tensor core kernel takes this shape; others run in f32.

@@ -25,9 +25,12 @@ struct RawTile {
 
 /// How many tiles a warp keeps on their way: about 4 KiB, so that a card's memory stays busy.
 template <typename F>
-inline constexpr int kTilesAhead = F::kTileBytes > 2400 ? 1 : F::kTileBytes > 1300 ? 2 : F::kTileBytes > 710 ? 4 : 3;
-/// And how many it holds. A small tile has a place beside the one in work, and is not moved; a large one would take too many
-/// registers.
+inline constexpr int kTilesAhead = F::kTileBytes > 2400   ? 1
+                                   : F::kTileBytes > 1300 ? 2
+                                   : F::kTileBytes > 710  ? 4
+                                                          : 3;
+/// And how many it holds. A small tile has a place beside the one in work, and is not moved; a large one would take too
+/// many registers.
 template <typename F>
 inline constexpr int kTilesHeld = kTilesAhead<F> + (F::kTileBytes < 1300 ? 1 : 0);
 
@@ -35,7 +38,8 @@ inline constexpr int kTilesHeld = kTilesAhead<F> + (F::kTileBytes < 1300 ? 1 : 0
 __device__ inline int over(int i, int power) { return i >> (31 - __clz(power)); }
 __device__ inline int within(int i, int power) { return i & (power - 1); }
 
-/// `parts`, a power of two, warps share the columns of a row of tiles: warp `part` takes the columns part, part + parts, ...
+/// `parts`, a power of two, warps share the columns of a row of tiles: warp `part` takes the columns part, part +
+/// parts, ...
 struct ColumnShare {
   int part;
   int parts;
@@ -43,9 +47,9 @@ struct ColumnShare {
 };
 
 // Where a warp has the other operand from: rows 8 n .. 8 n + 7 of x, of which a lane reads row 8 n + lane / 4, columns
-// 32 (lane % 4) + 8 u .. of a tile. begin() comes once, when the first tiles of weights are on their way; next(step) before
-// a tile, by every warp of the block equally often; read(n, u) gives eight halves of the tile. Rows that are not there only
-// reach outputs that nobody keeps.
+// 32 (lane % 4) + 8 u .. of a tile. begin() comes once, when the first tiles of weights are on their way; next(step)
+// before a tile, by every warp of the block equally often; read(n, u) gives eight halves of the tile. Rows that are not
+// there only reach outputs that nobody keeps.
 
 /// Straight from memory, a tile ahead.
 template <int N>
@@ -79,7 +83,8 @@ class RowsFromMemory {
     for (int n = 0; n < N; ++n)
 #pragma unroll
       for (int u = 0; u < 4; ++u)
-        coming_[n][u] = present_[n] ? *reinterpret_cast<const uint4*>(own_[n] + column * 128 + u * 8) : make_uint4(0, 0, 0, 0);
+        coming_[n][u] =
+            present_[n] ? *reinterpret_cast<const uint4*>(own_[n] + column * 128 + u * 8) : make_uint4(0, 0, 0, 0);
   }
   bool present_[N];
   const __half* own_[N];
@@ -93,8 +98,10 @@ template <typename Stage>
 class RowsNear {
  public:
   __device__ RowsNear(const __half* x, int pitch, int rows, const ColumnShare& share, const Stage& stage)
-      : stage_(stage), present_(static_cast<int>(threadIdx.x % 32 / 4) < rows),
-        own_(x + (present_ ? threadIdx.x % 32 / 4 : 0) * pitch + threadIdx.x % 4 * 32 + share.part * 128), step_(share.parts * 128) {}
+      : stage_(stage),
+        present_(static_cast<int>(threadIdx.x % 32 / 4) < rows),
+        own_(x + (present_ ? threadIdx.x % 32 / 4 : 0) * pitch + threadIdx.x % 4 * 32 + share.part * 128),
+        step_(share.parts * 128) {}
   __device__ void begin() { stage_(); }
   __device__ void next(int step) { now_ = own_ + step * step_; }
   __device__ uint4 read(int, int u) {
@@ -119,7 +126,8 @@ __device__ inline void stage_row(__half* to, const __half* x, std::int64_t colum
 }
 
 /// Rows, `pitch` halves apart, complete for the block.
-__device__ inline void stage_rows(__half* to, int pitch, const __half* x, std::int64_t stride, int rows, std::int64_t columns) {
+__device__ inline void stage_rows(__half* to, int pitch, const __half* x, std::int64_t stride, int rows,
+                                  std::int64_t columns) {
   for (int row = 0; row < rows; ++row) stage_row(to + row * pitch, x + row * stride, columns);
   __syncthreads();
 }
@@ -142,7 +150,8 @@ __device__ inline void stage_normed(const NormedInput& in, int rows, int width, 
       const float4 v = x[i];
       const float4 w = weight[i];
       const float4 y = {v.x * r * w.x, v.y * r * w.y, v.z * r * w.z, v.w * r * w.w};
-      const uint2 halves = {as_bits(__halves2half2(to_half(y.x), to_half(y.y))), as_bits(__halves2half2(to_half(y.z), to_half(y.w)))};
+      const uint2 halves = {as_bits(__halves2half2(to_half(y.x), to_half(y.y))),
+                            as_bits(__halves2half2(to_half(y.z), to_half(y.w)))};
       reinterpret_cast<uint2*>(to + row * pitch)[i] = halves;
       if (!keep || in.y == nullptr) continue;
       reinterpret_cast<float4*>(in.y + static_cast<std::int64_t>(row) * width)[i] = y;
@@ -152,8 +161,8 @@ __device__ inline void stage_normed(const NormedInput& in, int rows, int width, 
   __syncthreads();
 }
 
-/// A few columns at a time, through a ring in shared memory that all warps of the block fill and read: a lane's own pieces lie
-/// 64 bytes apart in memory, side by side in the ring.
+/// A few columns at a time, through a ring in shared memory that all warps of the block fill and read: a lane's own
+/// pieces lie 64 bytes apart in memory, side by side in the ring.
 template <int N>
 class RowsThroughRing {
  public:
@@ -221,7 +230,8 @@ __device__ __forceinline__ void accumulate(const Matrix& m, const std::byte* til
   constexpr int kAhead = kTilesAhead<F>;
   constexpr int kHeld = kTilesHeld<F>;
   RawTile<F> raw[kHeld];
-  LaneTile<ReadOnce> coming({tiles + static_cast<std::int64_t>(share.part) * F::kTileBytes}, threadIdx.x % 32);  // the next tile to load
+  LaneTile<ReadOnce> coming({tiles + static_cast<std::int64_t>(share.part) * F::kTileBytes},
+                            threadIdx.x % 32);  // the next tile to load
   const std::int64_t stride = static_cast<std::int64_t>(share.parts) * F::kTileBytes;
 #pragma unroll
   for (int i = 0; i < kAhead; ++i) {

@@ -79,21 +79,23 @@ Result<float> Uploader::load(const HostWeight& weight, const Matrix& matrix, std
     whole.out *= whole.count;
     parts = 1;
   }
-  const auto rows_at_once =
-      static_cast<std::int64_t>(kPieceBytes / matrix.row_bytes) / kTileRows * kTileRows;
+  const auto rows_at_once = static_cast<std::int64_t>(kPieceBytes / matrix.row_bytes) / kTileRows * kTileRows;
   if (rows_at_once == 0)
-    return Error{ErrorCode::kBadModel, cat("a weight with rows of ", matrix.row_bytes, " bytes is too wide for the card")};
+    return Error{ErrorCode::kBadModel,
+                 cat("a weight with rows of ", matrix.row_bytes, " bytes is too wide for the card")};
   for (std::int64_t part = 0; part < parts; ++part) {
     const std::byte* from = weight.data + static_cast<std::uint64_t>(part * whole.out) * matrix.row_bytes;
     std::byte* tiles = to + static_cast<std::uint64_t>(part) * matrix.matrix_bytes;
     for (std::int64_t row = 0; row < whole.out; row += rows_at_once) {
       const std::int64_t rows = std::min(rows_at_once, whole.out - row);
       const std::size_t bytes = static_cast<std::size_t>(rows) * matrix.row_bytes;
-      const auto piece = static_cast<std::size_t>(fill(from + static_cast<std::uint64_t>(row) * matrix.row_bytes, bytes));
-      device_.check(cudaMemcpyAsync(staging_[piece], pinned_[piece], bytes, cudaMemcpyHostToDevice, stream), "copying a weight");
+      const auto piece =
+          static_cast<std::size_t>(fill(from + static_cast<std::uint64_t>(row) * matrix.row_bytes, bytes));
+      device_.check(cudaMemcpyAsync(staging_[piece], pinned_[piece], bytes, cudaMemcpyHostToDevice, stream),
+                    "copying a weight");
       pack_rows(matrix, staging_[piece], rows,
-                tiles + static_cast<std::uint64_t>(row / kTileRows * matrix.column_tiles()) * matrix.tile_bytes, largest_,
-                stream);
+                tiles + static_cast<std::uint64_t>(row / kTileRows * matrix.column_tiles()) * matrix.tile_bytes,
+                largest_, stream);
       device_.launched("packing");
       device_.check(cudaEventRecord(free_[piece], stream), "event");
     }
