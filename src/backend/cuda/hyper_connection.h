@@ -72,7 +72,8 @@ void hc_mix(const HcMix& p, cudaStream_t stream);
 void hc_controls(const HcMix& p, cudaStream_t stream);
 
 /// Both as one kernel, a cluster a row, and the sums left for hc_controls(): [rows, kHcStepBlocks, kMaxHcSums]. Where
-/// hc_step_fits(): cards with such clusters, up to kHcStepRows rows of four streams, f16 weights.
+/// hc_step_fits(): cards with such clusters, up to kHcStepRows rows of four streams, f16 weights. Its sums have another
+/// order than those of more rows: last bits of a row may differ between batches of four and of five.
 inline constexpr int kHcStepRows = 4;
 inline constexpr int kHcStepBlocks = 16;
 bool hc_step_fits(const HcSums& p);

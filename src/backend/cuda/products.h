@@ -68,8 +68,7 @@ void convert_to_half(const float* x, std::int64_t rows, std::int64_t columns, __
 inline constexpr float kLowScale = 2048.0F;
 void split_to_halves(const float* x, std::int64_t rows, std::int64_t columns, __half* to, cudaStream_t stream);
 
-// --- experts
-// ----------------------------------------------------------------------------------------------------------
+// --- experts ---------------------------------------------------------------------------------------------------------
 
 struct ExpertMatrices {
   Matrix gate, up, down;

@@ -49,8 +49,7 @@ struct Keys {
   }
 };
 
-// --- any shape, f32
-// -----------------------------------------------------------------------------------------------------
+// --- any shape, f32 --------------------------------------------------------------------------------------------------
 
 constexpr int kFloatThreads = 128;
 constexpr int kFloatKeys = 16;
@@ -121,8 +120,7 @@ __global__ void __launch_bounds__(kFloatThreads) float_kernel(const Batch batch,
   for (int i = threadIdx.x; i < p.head_dim; i += kFloatThreads) p.o[at + i] = q[i];
 }
 
-// --- head_dim 512, groups of 64 heads, f16 or packed rows: tensor cores
-// ---------------------------------------------------
+// --- head_dim 512, groups of 64 heads, f16 or packed rows: tensor cores ----------------------------------------------
 
 constexpr int kKeysAtOnce = 32;
 constexpr int kThreads = 256;
