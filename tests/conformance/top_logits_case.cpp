@@ -31,7 +31,8 @@ std::vector<float> make_row(Kind kind, std::size_t vocab, std::uint64_t number) 
 
 void check_top_logits(Rig& rig, int rows, const std::string& device, Report& report) {
   for (const std::size_t vocab :
-       {std::size_t{10}, std::size_t{64}, std::size_t{65}, std::size_t{4097}, std::size_t{129280}})
+       {std::size_t{10}, std::size_t{64}, std::size_t{65}, std::size_t{4097}, std::size_t{9001}, std::size_t{129280},
+        std::size_t{131073}})  // the last is more than the vocabulary
     for (const Kind kind : {Kind::kSpread, Kind::kTied, Kind::kBelowZero, Kind::kSpoilt}) {
       std::vector<float> logits;
       std::vector<TopLogits> expected;

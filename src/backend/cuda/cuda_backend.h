@@ -57,6 +57,7 @@ struct Scratch {
   __half* index_half;
   float* index_weights;  // [rows, index_heads]
   float* index_scores;   // [score_rows, max_context / 4]
+  std::uint32_t* index_maxima;
   float* attention_parts;
   float* route_logits;    // [2 * rows, experts]
   __half* hidden;         // [rows * used, expert_ff]
@@ -72,6 +73,7 @@ struct Scratch {
   float* hc_sums;
   __half* head_half;  // [logit rows, d]
   std::int32_t* top;  // [logit rows] of tokens, logits and one flag (top_logits)
+  std::uint32_t* top_maxima;
   int score_rows;
   std::uint64_t bytes;
 };

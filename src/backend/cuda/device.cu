@@ -14,14 +14,19 @@ thread_local int selected = -1;
 
 __global__ void probe_kernel() {}
 
-/// Of the current card; 16 where it takes more than every card with clusters does.
-int largest_cluster() {
+/// Of the current card; 16 where it takes more than every card with clusters does, whatever a block needs: the probe's
+/// blocks take more than half of a multiprocessor, so that they lie on as many. Parts of a card may have fewer
+/// together.
+int largest_cluster(std::size_t shared_of_multiprocessor) {
+  const std::size_t alone = shared_of_multiprocessor / 2 + 1024;
+  allow_shared(probe_kernel, alone);
   cudaLaunchAttribute size{};
   size.id = cudaLaunchAttributeClusterDimension;
   size.val.clusterDim = {16, 1, 1};
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(16);
   config.blockDim = dim3(256);
+  config.dynamicSmemBytes = alone;
   config.attrs = &size;
   config.numAttrs = 1;
   int clusters = 0;
@@ -52,11 +57,12 @@ Result<Device> Device::open(int ordinal) {
     return no_device(cat(device.name_, " has compute capability ", device.properties_.major, ".",
                          device.properties_.minor, ", expected 8.0 (A100, RTX 30) or newer"));
   if (const cudaError_t e = cudaSetDevice(ordinal); e != cudaSuccess) return no_device(cudaGetErrorString(e));
+  selected = -1;  // until select()
   cudaFuncAttributes code{};
   if (const cudaError_t e = cudaFuncGetAttributes(&code, probe_kernel); e != cudaSuccess)
     return no_device(cudaGetErrorString(e));
   device.code_ = code.ptxVersion;
-  device.cluster_blocks_ = largest_cluster();
+  device.cluster_blocks_ = largest_cluster(device.shared_of_multiprocessor());
   device.select();
   if (const cudaError_t e = cudaStreamCreateWithFlags(&device.stream_, cudaStreamNonBlocking); e != cudaSuccess)
     return no_device(cudaGetErrorString(e));

@@ -85,10 +85,10 @@ __device__ inline void order_experts_of_one(const Parts& parts, std::int64_t row
   if (own) order[rank] = place;
 }
 
-/// Order of floats as order of unsigned numbers.
+/// Order of floats as order of unsigned numbers, never 0.
 __device__ inline std::uint32_t sortable(float v) {
   const std::uint32_t bits = __float_as_uint(v);
-  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+  return (bits & 0x80000000u) != 0 ? max(~bits, 1u) : bits | 0x80000000u;
 }
 
 __device__ inline float sigmoid(float x) { return 1.0F / (1.0F + expf(-x)); }

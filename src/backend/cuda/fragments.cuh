@@ -21,6 +21,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "backend/cuda/async_copy.cuh"
 #include "backend/cuda/matrix.h"
 #include "quant/dtype.h"
 
@@ -445,6 +446,18 @@ __device__ inline void with_fragment_on_device(DType type, Function f) {
     case DType::kIQ2_XXS: return f(FragmentIQ2_XXS{});
     default: return;
   }
+}
+
+/// Four 8 x 8 matrices of halves from shared memory, lane l giving the place of row l % 8 of matrix l / 8.
+__device__ inline void load_matrices(std::uint32_t (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_at(row)));
+}
+__device__ inline void load_matrices_transposed(std::uint32_t (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_at(row)));
 }
 
 /// d += a * b, one step: 16 rows by 8 columns.

@@ -180,6 +180,7 @@ __global__ void __launch_bounds__(256)
         for (int e = 0; e < 2; ++e) score[n][e] += low * fmaxf(dots[n][e], 0.0F) + high * fmaxf(dots[n][2 + e], 0.0F);
     }
     const float scale = score_scale(kIndexDim, kIndexHeads);
+    std::uint32_t largest = 0;
 #pragma unroll
     for (int n = 0; n < 2; ++n)
 #pragma unroll
@@ -188,19 +189,25 @@ __global__ void __launch_bounds__(256)
         v += __shfl_xor_sync(~0u, v, 4);
         v += __shfl_xor_sync(~0u, v, 8);
         v += __shfl_xor_sync(~0u, v, 16);
+        v *= scale;
         const std::int64_t key = first_key + warp * 16 + n * 8 + lane % 4 * 2 + e;
-        if (lane < 4 && key < visible) p.scores[local * pitch + key] = v * scale;
+        if (key < visible) largest = max(largest, sortable(v));
+        if (lane < 4 && key < visible) p.scores[local * pitch + key] = v;
       }
+    static_assert(kScoreGroup == 16);
+    largest = max(largest, __shfl_xor_sync(~0u, largest, 1));
+    largest = max(largest, __shfl_xor_sync(~0u, largest, 2));
+    if (lane == 0 && largest != 0)
+      p.maxima[local * maxima_pitch(pitch) + first_key / kScoreGroup + warp] = largest;
   }
 }
 
-constexpr int kFewKeys = 32;
-constexpr int kMostScoreBlocks =
-    1056;  // of a row: eight a multiprocessor; beyond that they take several groups of keys
-constexpr int kFewScoreWarps = kIndexHeads / 16;
+constexpr int kFewKeys = 32;  // of a warp at a time
+constexpr int kFewScoreWarps = 4;
+constexpr int kMostScoreBlocks = 396;  // of a row: three a multiprocessor; beyond that they take several groups of keys
 
 /// Four halves of two steps of an operand from a word of eight FP4 values: (v0, v4), (v1, v5), (v2, v6), (v3, v7).
-__device__ inline void expand_fp4(std::uint32_t word, __half2 scale, std::uint32_t (&pairs)[4]) {
+__device__ inline void expand_fp4(std::uint32_t word, __half2 scale, std::uint32_t* pairs) {
   const __half2 unit = __float2half2_rn(16384.0F);  // the bits below are 2^-14 of the value
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
@@ -209,76 +216,104 @@ __device__ inline void expand_fp4(std::uint32_t word, __half2 scale, std::uint32
   }
 }
 
-/// The same for one row each and packed keys, without shared memory: block (groups of 32 keys, row), a warp 16 heads.
-/// In every operand lane (g, t) has the dims 32 t .. 32 t + 31, a block of the keys, of row g.
-__global__ void __launch_bounds__(kFewScoreWarps * 32)
+/// Sums over the eight lanes of equal lane % 4, of eight values at once: lane (g, t) gets that of v[g].
+__device__ inline float sum_of_eight(const float (&v)[8], int g) {
+  float four[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float kept = (g & 4) != 0 ? v[i + 4] : v[i];
+    four[i] = kept + __shfl_xor_sync(~0u, (g & 4) != 0 ? v[i] : v[i + 4], 16);
+  }
+  float two[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const float kept = (g & 2) != 0 ? four[i + 2] : four[i];
+    two[i] = kept + __shfl_xor_sync(~0u, (g & 2) != 0 ? four[i] : four[i + 2], 8);
+  }
+  const float kept = (g & 1) != 0 ? two[1] : two[0];
+  return kept + __shfl_xor_sync(~0u, (g & 1) != 0 ? two[0] : two[1], 4);
+}
+
+/// The same for one row each and packed keys: block (groups of keys, row). A warp expands its 32 keys once, as the
+/// second operand in registers, and meets the 64 heads in fours of sixteen. In both operands lane (g, t) has the dims
+/// 32 t .. 32 t + 31, a block of the keys, of row g.
+__global__ void __launch_bounds__(kFewScoreWarps * 32, 3)
     few_scores_kernel(const Batch batch, const IndexTopk p, int first_row, std::int64_t pitch) {
-  __shared__ float parts[2][kFewScoreWarps][kFewKeys];
+  __shared__ __align__(16) __half queries[kIndexHeads][kQueryPitch];  // halves four dims apart side by side
+  __shared__ float weights[kIndexHeads];
   const int row = first_row + blockIdx.y;
   const int warp = threadIdx.x / 32;
-  const int g = threadIdx.x % 32 / 4;
-  const int t = threadIdx.x % 4;
-  const std::int64_t visible = visible_rows(batch, row, p.ratio);
+  const int lane = threadIdx.x % 32;
+  const int g = lane / 4;
+  const int t = lane % 4;
+  const auto visible = static_cast<int>(visible_rows(batch, row, p.ratio));
   const SegmentView segment = batch.segments[batch.segment_of[row]];
+  uint4 codes[kFewKeys / 8];
+  std::uint32_t scales[kFewKeys / 8];
+  const auto fetch = [&](int first) {  // all in one page
+    const RowPlace place = batch.row_in_pages(segment, p.store, first);
+#pragma unroll
+    for (int n = 0; n < kFewKeys / 8; ++n) {
+      const int key = min(8 * n + g, visible - 1 - first);
+      codes[n] = *reinterpret_cast<const uint4*>(place.main + key * (kIndexDim / 2) + t * 16);
+      scales[n] = reinterpret_cast<const std::uint8_t*>(place.scale)[key * (kIndexDim / 32) + t];
+    }
+  };
+  int first = (static_cast<int>(blockIdx.x) * kFewScoreWarps + warp) * kFewKeys;
   wait_for_previous();
-  std::uint32_t queries[2][16];  // of heads g and g + 8: pairs of halves four apart, as the keys' values
-  float weight[2];
+  if (first < visible) fetch(first);
+  const __half* q = p.half_queries + static_cast<std::int64_t>(row) * kIndexHeads * kIndexDim;
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    const std::int64_t head = static_cast<std::int64_t>(row) * kIndexHeads + warp * 16 + g + 8 * r;
-    weight[r] = p.head_weights[head];
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const uint4 v = *reinterpret_cast<const uint4*>(p.half_queries + head * kIndexDim + t * 32 + j * 8);
-      queries[r][4 * j] = __byte_perm(v.x, v.z, 0x5410);
-      queries[r][4 * j + 1] = __byte_perm(v.x, v.z, 0x7632);
-      queries[r][4 * j + 2] = __byte_perm(v.y, v.w, 0x5410);
-      queries[r][4 * j + 3] = __byte_perm(v.y, v.w, 0x7632);
-    }
+  for (int i = threadIdx.x; i < kIndexHeads * 16; i += kFewScoreWarps * 32) {
+    const int block = i % 4;  // of 32 dims
+    const int eight = i / 4 % 4;
+    const uint4 v = *reinterpret_cast<const uint4*>(q + i / 16 * kIndexDim + block * 32 + eight * 8);
+    auto* to = reinterpret_cast<std::uint32_t*>(&queries[i / 16][eight * 32 + block * 2]);
+    to[0] = __byte_perm(v.x, v.z, 0x5410);
+    to[4] = __byte_perm(v.x, v.z, 0x7632);
+    to[8] = __byte_perm(v.y, v.w, 0x5410);
+    to[12] = __byte_perm(v.y, v.w, 0x7632);
   }
-  int turn = 0;
-  for (std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kFewKeys; first < visible;
-       first += gridDim.x * kFewKeys, turn ^= 1) {
-    uint4 codes[kFewKeys / 8];
-    std::uint32_t scale[kFewKeys / 8];
+  if (threadIdx.x < kIndexHeads)
+    weights[threadIdx.x] = p.head_weights[static_cast<std::int64_t>(row) * kIndexHeads + threadIdx.x];
+  __syncthreads();
+  const int step = static_cast<int>(gridDim.x) * kFewScoreWarps * kFewKeys;
+#pragma unroll 1
+  for (; first < visible; first += step) {
+    std::uint32_t keys[kFewKeys / 8][16];
 #pragma unroll
     for (int n = 0; n < kFewKeys / 8; ++n) {
-      const RowPlace place = batch.row_in_pages(segment, p.store, min(first + 8 * n + g, visible - 1));
-      codes[n] = *reinterpret_cast<const uint4*>(place.main + t * 16);
-      scale[n] = reinterpret_cast<const std::uint8_t*>(place.scale)[t];
-    }
-#pragma unroll
-    for (int n = 0; n < kFewKeys / 8; ++n) {
-      const __half2 factor = __float2half2_rn(e8m0(scale[n]));
+      const __half2 scale = __float2half2_rn(e8m0(scales[n]));
       const std::uint32_t words[4] = {codes[n].x, codes[n].y, codes[n].z, codes[n].w};
-      float dots[4] = {};
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        std::uint32_t b[4];
-        expand_fp4(words[j], factor, b);
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const std::uint32_t a[4] = {queries[0][4 * j + 2 * half], queries[1][4 * j + 2 * half],
-                                      queries[0][4 * j + 2 * half + 1], queries[1][4 * j + 2 * half + 1]};
-          mma(dots, a, b[2 * half], b[2 * half + 1]);
-        }
-      }
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        float v = weight[0] * fmaxf(dots[e], 0.0F) + weight[1] * fmaxf(dots[2 + e], 0.0F);
-        v += __shfl_xor_sync(~0u, v, 4);
-        v += __shfl_xor_sync(~0u, v, 8);
-        v += __shfl_xor_sync(~0u, v, 16);
-        if (g == 0) parts[turn][warp][8 * n + 2 * t + e] = v;
-      }
+      for (int j = 0; j < 4; ++j) expand_fp4(words[j], scale, keys[n] + 4 * j);
     }
-    __syncthreads();
-    if (threadIdx.x < kFewKeys && first + threadIdx.x < visible) {
-      float sum = 0;
+    if (first + step < visible) fetch(first + step);
+    float sums[8] = {};  // of keys 8 (i / 2) + 2 t + i % 2
+#pragma unroll 1
+    for (int m = 0; m < kIndexHeads; m += 16) {
+      float dots[kFewKeys / 8][4] = {};
 #pragma unroll
-      for (int w = 0; w < kFewScoreWarps; ++w) sum += parts[turn][w][threadIdx.x];
-      p.scores[blockIdx.y * pitch + first + threadIdx.x] = sum * score_scale(kIndexDim, kIndexHeads);
+      for (int s = 0; s < kIndexDim / 16; ++s) {
+        std::uint32_t a[4];
+        load_matrices(a, &queries[m + lane % 16][s * 16 + lane / 16 * 8]);
+#pragma unroll
+        for (int n = 0; n < kFewKeys / 8; ++n) mma(dots[n], a, keys[n][2 * s], keys[n][2 * s + 1]);
+      }
+      const float low = weights[m + g];
+      const float high = weights[m + g + 8];
+#pragma unroll
+      for (int i = 0; i < 8; ++i)
+        sums[i] += low * fmaxf(dots[i / 2][i % 2], 0.0F) + high * fmaxf(dots[i / 2][2 + i % 2], 0.0F);
     }
+    const float score = sum_of_eight(sums, g) * score_scale(kIndexDim, kIndexHeads);
+    const int key = first + g / 2 * 8 + 2 * t + g % 2;
+    if (key < visible) p.scores[blockIdx.y * pitch + key] = score;
+    static_assert(kScoreGroup == 16 && kFewKeys == 32);  // half a warp each
+    std::uint32_t largest = key < visible ? sortable(score) : 0;
+    for (int other = 8; other > 0; other /= 2) largest = max(largest, __shfl_xor_sync(~0u, largest, other));
+    if (lane % 16 == 0 && largest != 0)
+      p.maxima[blockIdx.y * maxima_pitch(pitch) + (first + lane) / kScoreGroup] = largest;
   }
 }
 
@@ -308,9 +343,11 @@ void index_topk(const Batch& batch, const IndexTopk& p, cudaStream_t stream) {
     const int rows = std::min(p.score_rows, batch.rows - first);
     if (half) {
       const auto key_blocks = static_cast<unsigned>(pitch / kKeys);
-      if (rows <= 16 && p.format == KvFormat::kPacked) {  // of as many sequences, most likely
+      if (rows <= 16 && p.format == KvFormat::kPacked && p.store.rows % kFewKeys == 0) {
+        // Of as many sequences, most likely.
+        constexpr int kTurn = kFewScoreWarps * kFewKeys;
         const auto blocks =
-            static_cast<unsigned>(std::min<std::int64_t>((p.max_visible + kFewKeys - 1) / kFewKeys, kMostScoreBlocks));
+            static_cast<unsigned>(std::min<std::int64_t>((p.max_visible + kTurn - 1) / kTurn, kMostScoreBlocks));
         launch(few_scores_kernel, dim3(blocks, static_cast<unsigned>(rows)), kFewScoreWarps * 32, 0, stream, batch, p,
                first, pitch);
       } else if (rows <= 16)
@@ -330,6 +367,8 @@ void index_topk(const Batch& batch, const IndexTopk& p, cudaStream_t stream) {
             .positions = batch.positions + first,
             .ratio = p.ratio,
             .most = p.max_visible,
+            .maxima = p.maxima,
+            .has_maxima = half,
             .selected = p.selected + static_cast<std::int64_t>(first) * p.topk,
             .count = p.count + first},
            stream);

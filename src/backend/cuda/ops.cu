@@ -96,7 +96,7 @@ void CudaBackend::hc_pre(const HcPreArgs& args) {
   const int rows = static_cast<int>(args.y.rows);
   const HcSums sums = hc_sums_of(args.hc, args.streams, post, nullptr, rows, d.hc_controls());
   int slices = 0;
-  if (hc_step_fits(sums)) pending_sums_.emplace(sums);
+  if (batch_.rows <= kFewRows && hc_step_fits(sums)) pending_sums_.emplace(sums);
   else slices = run_hc_sums(sums);
   half_source_ = fork_source_ = nullptr;
   pending_mix_ = HcMix{.streams = args.streams.data,
@@ -267,6 +267,7 @@ void CudaBackend::index_topk(const IndexTopkArgs& args) {
                     .store = rows_of(layer(args.layer).index),
                     .max_visible = max_visible,
                     .scores = scratch_.index_scores,
+                    .maxima = scratch_.index_maxima,
                     .half_queries = scratch_.index_half,
                     .score_rows = scratch_.score_rows,
                     .selected = args.selected.data,
@@ -526,6 +527,8 @@ Status CudaBackend::top_logits(const Tensor& logits, std::span<TopLogits> top) {
           .rows = static_cast<int>(rows),
           .topk = static_cast<int>(kMost),
           .visible = logits.cols,
+          .most = logits.cols,
+          .maxima = logits.cols <= config_.dims.vocab ? scratch_.top_maxima : nullptr,
           .selected = tokens,
           .values = reinterpret_cast<float*>(values),
           .not_finite = not_finite},

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "backend/cuda/cuda_backend.h"
+#include "backend/cuda/select.h"
 #include "backend/cuda/sparse_attention.h"
 
 namespace ds4::cuda {
@@ -40,6 +41,7 @@ Scratch carve_scratch(const BackendConfig& config, int multiprocessors, std::byt
   take(s.index_half, rows * d.index_heads * d.index_dim);
   take(s.index_weights, rows * d.index_heads);
   take(s.index_scores, most_indexed * s.score_rows);
+  take(s.index_maxima, maxima_pitch(most_indexed) * s.score_rows);
   take(s.attention_parts, static_cast<std::int64_t>(attention_scratch_floats(d.heads, d.head_dim, multiprocessors)));
   take(s.route_logits, 2 * rows * d.experts);
   take(s.hidden, pairs * d.expert_ff);
@@ -56,6 +58,7 @@ Scratch carve_scratch(const BackendConfig& config, int multiprocessors, std::byt
   take(s.hc_sums, rows * kHcSlices * kMaxHcSums);
   take(s.head_half, std::int64_t{config.max_logit_rows} * d.hidden);
   take(s.top, std::int64_t{config.max_logit_rows} * (2 * TopLogits::kMost + 1));
+  take(s.top_maxima, config.max_logit_rows * maxima_pitch(d.vocab));
   s.bytes = used;
   return s;
 }

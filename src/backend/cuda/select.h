@@ -8,6 +8,17 @@
 
 namespace ds4::cuda {
 
+/// Scores whose largest stands for them while the rows that matter are looked for.
+inline constexpr int kScoreGroup = 16;
+
+/// Groups of a row of `scores`.
+__host__ __device__ constexpr std::int64_t maxima_pitch(std::int64_t scores) {
+  return (scores + kScoreGroup - 1) / kScoreGroup;
+}
+
+/// In rows with more scores than this groups are looked for first.
+inline constexpr int kMostHeldScores = 8192;
+
 struct Selection {
   const float* scores;  // [rows, pitch]
   std::int64_t pitch;
@@ -16,7 +27,10 @@ struct Selection {
   const std::int32_t* positions = nullptr;  // a row has (position + 1) / ratio scores; without, all have `visible`
   int ratio = 1;
   std::int64_t visible = 0;
-  std::int64_t most = 0;               // no row has more scores; 0: unknown
+  std::int64_t most;                   // no row has more scores
+  std::uint32_t* maxima = nullptr;     // scratch [rows, maxima_pitch(pitch)]: sortable() of the largest of each group;
+                                       // without, every score is looked at
+  bool has_maxima = false;             // they are there already
   std::int32_t* selected;              // out [rows, topk]: their numbers, ascending; ties to the lower
   std::int32_t* count = nullptr;       // out [rows]: min(topk, scores)
   float* values = nullptr;             // out [rows, topk]: their scores, and
