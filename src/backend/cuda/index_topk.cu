@@ -197,8 +197,7 @@ __global__ void __launch_bounds__(256)
     static_assert(kScoreGroup == 16);
     largest = max(largest, __shfl_xor_sync(~0u, largest, 1));
     largest = max(largest, __shfl_xor_sync(~0u, largest, 2));
-    if (lane == 0 && largest != 0)
-      p.maxima[local * maxima_pitch(pitch) + first_key / kScoreGroup + warp] = largest;
+    if (lane == 0 && largest != 0) p.maxima[local * maxima_pitch(pitch) + first_key / kScoreGroup + warp] = largest;
   }
 }
 

@@ -39,8 +39,8 @@ __global__ void __launch_bounds__(kMaximaThreads) maxima_kernel(const Selection 
 }
 
 constexpr int kBins = 2048;
-constexpr int kHeld = 16;           // scores that a thread keeps; beyond that it reads them again for every pass
-constexpr int kMostListed = 4096;   // groups
+constexpr int kHeld = 16;          // scores that a thread keeps; beyond that it reads them again for every pass
+constexpr int kMostListed = 4096;  // groups
 
 /// Where the count from the highest bin down reaches `wanted`.
 struct Reached {

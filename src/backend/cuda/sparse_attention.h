@@ -39,13 +39,14 @@ struct Attention {
 /// The tensor core kernel takes this shape; others run in f32.
 inline constexpr int kTensorHeadDim = 512;
 inline constexpr int kTensorHeads = 64;
-inline constexpr int kMaxSplits = 64;
 /// Rows up to which keys are split over blocks.
 inline constexpr int kSplitRows = 16;
 
 std::size_t attention_scratch_floats(int heads, int head_dim, int multiprocessors);
 /// Whether q_half may be null.
 bool finishes_queries(const Attention& p, int rows);
+/// The tensor core shape with at most kSplitRows rows; a part of sparse_attention().
+void few_attention(const Batch& batch, const Attention& p, cudaStream_t stream);
 /// True when o_half was written.
 bool sparse_attention(const Batch& batch, const Attention& p, cudaStream_t stream);
 
