@@ -22,7 +22,7 @@ struct IndexTopk {
   std::int64_t max_visible;  // no row of the batch sees more
   float* scores;             // scratch [score_rows, max_visible rounded up to 128]
   std::uint32_t* maxima;     // scratch of the selection for as many scores
-  __half* half_queries;      // scratch [rows, heads, dim]
+  __half* half_queries;      // scratch [rows, heads, dim], in the order of the tensor cores
   int score_rows;            // rows scored at a time
   std::int32_t* selected;    // out [rows, topk]
   std::int32_t* count;       // out [rows]
