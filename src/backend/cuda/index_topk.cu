@@ -176,7 +176,7 @@ __device__ inline float sum_of_eight(const float (&v)[8], int g) {
   return kept + __shfl_xor_sync(~0u, (g & 1) != 0 ? two[0] : two[1], 4);
 }
 
-/// The warp's keys, the first of which is `first`, against the row's 64 heads in fours of sixteen. `scores` and
+/// The warp's keys, the first of which is `first`, against the row's 64 heads, sixteen at a time. `scores` and
 /// `maxima` are the row's.
 __device__ inline void score_keys(const Keys& keys, const Queries& queries, int first, int visible, float* scores,
                                   std::uint32_t* maxima) {

@@ -16,7 +16,7 @@ __host__ __device__ constexpr std::int64_t maxima_pitch(std::int64_t scores) {
   return (scores + kScoreGroup - 1) / kScoreGroup;
 }
 
-/// In rows with more scores than this groups are looked for first.
+/// Rows with more scores than this take maxima: groups are looked for first, unless a larger block holds all scores.
 inline constexpr int kMostHeldScores = 8192;
 
 struct Selection {
@@ -31,7 +31,7 @@ struct Selection {
   std::uint32_t* maxima = nullptr;     // scratch [rows, maxima_pitch(pitch)]: sortable() of the largest of each group;
                                        // without, every score is looked at
   bool has_maxima = false;             // they are there already
-  std::int32_t* selected;              // out [rows, topk]: their numbers, ascending; ties to the lower
+  std::int32_t* selected;              // out [rows, topk]: their numbers, ascending; ties to the lower (-0 is below 0)
   std::int32_t* count = nullptr;       // out [rows]: min(topk, scores)
   float* values = nullptr;             // out [rows, topk]: their scores, and
   std::int32_t* not_finite = nullptr;  // out [rows]: set to 1 where a score is not finite, otherwise left as it is
