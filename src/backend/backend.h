@@ -3,8 +3,8 @@
 //
 // Life: create_backend() -> load() every weight -> configure() once -> per step: begin(batch), ops, wait().
 // Ops only enqueue work and return nothing; a device fault surfaces at wait(), download() and top_logits(), and stays.
-// One thread drives a backend at a time. All activations are f32 at this boundary; what a backend does inside is its own
-// business, within the bound stated per op in tests/conformance.
+// One thread drives a backend at a time. All activations are f32 at this boundary; what a backend does inside is its
+// own business, within the bound stated per op in tests/conformance.
 //
 // Rows of a batch: the rows of one sequence are consecutive, at consecutive positions, and form a Segment. Decode and
 // prefill are the same ops: a decode step is a segment of one row.

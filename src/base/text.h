@@ -21,16 +21,11 @@ void append_unsigned(std::string& out, std::uint64_t piece);
 template <typename T>
   requires std::is_arithmetic_v<T>
 void append(std::string& out, T piece) {
-  if constexpr (std::same_as<T, bool>)
-    append(out, piece ? std::string_view("true") : std::string_view("false"));
-  else if constexpr (std::same_as<T, char>)
-    append_char(out, piece);
-  else if constexpr (std::floating_point<T>)
-    append_double(out, static_cast<double>(piece));
-  else if constexpr (std::is_signed_v<T>)
-    append_signed(out, piece);
-  else
-    append_unsigned(out, piece);
+  if constexpr (std::same_as<T, bool>) append(out, piece ? std::string_view("true") : std::string_view("false"));
+  else if constexpr (std::same_as<T, char>) append_char(out, piece);
+  else if constexpr (std::floating_point<T>) append_double(out, static_cast<double>(piece));
+  else if constexpr (std::is_signed_v<T>) append_signed(out, piece);
+  else append_unsigned(out, piece);
 }
 }  // namespace text_detail
 

@@ -58,12 +58,9 @@ std::optional<Attributes> parse_attributes(std::string_view text) {
     if (end == std::string_view::npos) return std::nullopt;
     const std::string_view key = text.substr(0, equals);
     const std::string_view value = text.substr(equals + 2, end - equals - 2);
-    if (key == "name" && !found.name)
-      found.name = std::string(value);
-    else if (key == "string" && !found.string && (value == "true" || value == "false"))
-      found.string = value == "true";
-    else
-      return std::nullopt;
+    if (key == "name" && !found.name) found.name = std::string(value);
+    else if (key == "string" && !found.string && (value == "true" || value == "false")) found.string = value == "true";
+    else return std::nullopt;
     text.remove_prefix(end + 1);
   }
 }

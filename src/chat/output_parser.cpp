@@ -53,10 +53,8 @@ void OutputParser::text_byte(char c) {
   if (!tag_.empty()) return tag_byte(c);
   if (c == '<') return begin_tag();
   if (c == '\n') {
-    if (line_feeds_ < 2)
-      ++line_feeds_;
-    else
-      release("\n");
+    if (line_feeds_ < 2) ++line_feeds_;
+    else release("\n");
     return;
   }
   release_line_feeds();
@@ -103,10 +101,8 @@ void OutputParser::found(const Tag& tag) {
   tag_.clear();
   release_line_feeds();
   finish_characters();
-  if (tag.kind == Tag::Kind::kThink && state_ == State::kAnswer)
-    enter(State::kReasoning);
-  else if (tag.kind == Tag::Kind::kEndThink && state_ == State::kReasoning)
-    enter(State::kAnswer);
+  if (tag.kind == Tag::Kind::kThink && state_ == State::kAnswer) enter(State::kReasoning);
+  else if (tag.kind == Tag::Kind::kEndThink && state_ == State::kReasoning) enter(State::kAnswer);
   // Otherwise the section is already the one the tag asks for, and the tag is dropped.
 }
 
@@ -127,14 +123,12 @@ void OutputParser::open_block(const Tag& tag) {
 
 void OutputParser::after_block() {
   switch (block_->outcome()) {
-    case ToolBlock::Outcome::kOpen:
-      return;
+    case ToolBlock::Outcome::kOpen: return;
     case ToolBlock::Outcome::kComplete:
       state_ = State::kComplete;
       events_.push_back({Event::Kind::kToolBlockEnd, block_->raw()});
       return;
-    case ToolBlock::Outcome::kFailed:
-      break;
+    case ToolBlock::Outcome::kFailed: break;
   }
   const ToolBlock failed = *std::exchange(block_, std::nullopt);
   next_index_ = failed.next_index();
@@ -171,12 +165,9 @@ void OutputParser::see(std::string_view text) {
   for (const char c : text) {
     blank_ = blank_ && dsml::is_space(c);
     line_start_ = c == '\n';
-    if (line_start_)
-      fence_ticks_ = 0;
-    else if (c == '`' && fence_ticks_ >= 0)
-      in_fence_ = ++fence_ticks_ == 3 ? !in_fence_ : in_fence_;
-    else if (c != ' ' || fence_ticks_ > 0)
-      fence_ticks_ = -1;
+    if (line_start_) fence_ticks_ = 0;
+    else if (c == '`' && fence_ticks_ >= 0) in_fence_ = ++fence_ticks_ == 3 ? !in_fence_ : in_fence_;
+    else if (c != ' ' || fence_ticks_ > 0) fence_ticks_ = -1;
   }
 }
 

@@ -20,28 +20,16 @@ std::string told(std::string_view output, const OutputOptions& options = {}) {
   std::string out;
   for (const Event& event : parse(output, options)) {
     switch (event.kind) {
-      case Event::Kind::kReasoning:
-        out += "R:" + event.text + "|";
-        break;
-      case Event::Kind::kText:
-        out += "T:" + event.text + "|";
-        break;
-      case Event::Kind::kToolCallStart:
-        out += std::to_string(event.index) + " " + event.text + "|";
-        break;
-      case Event::Kind::kToolArguments:
-        break;
-      case Event::Kind::kToolCallEnd:
-        out += event.text + "|";
-        break;
-      case Event::Kind::kToolBlockEnd:
-        out += "block|";
-        break;
+      case Event::Kind::kReasoning: out += "R:" + event.text + "|"; break;
+      case Event::Kind::kText: out += "T:" + event.text + "|"; break;
+      case Event::Kind::kToolCallStart: out += std::to_string(event.index) + " " + event.text + "|"; break;
+      case Event::Kind::kToolArguments: break;
+      case Event::Kind::kToolCallEnd: out += event.text + "|"; break;
+      case Event::Kind::kToolBlockEnd: out += "block|"; break;
       case Event::Kind::kToolBlockFailed:
         out += (event.reasoning ? "FAILED in R:" : "FAILED:") + event.text + "|";
         break;
-      case Event::Kind::kEnd:
-        break;
+      case Event::Kind::kEnd: break;
     }
   }
   return out;

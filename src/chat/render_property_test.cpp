@@ -85,10 +85,8 @@ std::vector<PromptSegment> structure(const Prompt& prompt) {
   for (const PromptSegment& segment : prompt) {
     if (segment.kind == SegmentKind::kUntrusted) continue;
     const bool joins = !kept.empty() && segment.kind == SegmentKind::kTrusted && kept.back().kind == segment.kind;
-    if (joins)
-      kept.back().bytes += segment.bytes;
-    else
-      kept.push_back(segment);
+    if (joins) kept.back().bytes += segment.bytes;
+    else kept.push_back(segment);
   }
   return kept;
 }
@@ -135,10 +133,8 @@ std::vector<ReadTurn> read_turns(const Prompt& prompt) {
   for (const PromptSegment& segment : prompt) {
     const bool opens =
         segment.kind == SegmentKind::kMarker && (segment.bytes == wire::kUser || segment.bytes == wire::kAssistant);
-    if (opens)
-      turns.push_back({segment.bytes, ""});
-    else if (!turns.empty())
-      turns.back().text += segment.bytes;
+    if (opens) turns.push_back({segment.bytes, ""});
+    else if (!turns.empty()) turns.back().text += segment.bytes;
   }
   return turns;
 }

@@ -22,18 +22,12 @@ std::string expand(std::string_view table) {
     const std::size_t space = std::min(table.find(' '), table.size());
     const std::string_view word = table.substr(0, space);
     table.remove_prefix(std::min(space + 1, table.size()));
-    if (word == "B")
-      out += wire::kBos;
-    else if (word == "E")
-      out += wire::kEos;
-    else if (word == "U")
-      out += wire::kUser;
-    else if (word == "A")
-      out += wire::kAssistant;
-    else if (word == "LR")
-      out += wire::kLatestReminder;
-    else
-      out += word;
+    if (word == "B") out += wire::kBos;
+    else if (word == "E") out += wire::kEos;
+    else if (word == "U") out += wire::kUser;
+    else if (word == "A") out += wire::kAssistant;
+    else if (word == "LR") out += wire::kLatestReminder;
+    else out += word;
   }
   return out;
 }

@@ -48,12 +48,9 @@ void ToolBlock::step(char c, std::vector<Event>& events) {
       state_ = State::kTagHead;
       tag_.clear();
       return tag_head(c);
-    case State::kTagHead:
-      return tag_head(c);
-    case State::kAttributes:
-      return attributes(c, events);
-    case State::kValue:
-      return value_byte(c, events);
+    case State::kTagHead: return tag_head(c);
+    case State::kAttributes: return attributes(c, events);
+    case State::kValue: return value_byte(c, events);
   }
 }
 
@@ -75,10 +72,8 @@ void ToolBlock::tag_head(char c) {
   for (const Spelling spelling : dsml::kSpellings) {
     if (!same_family(spelling, family_)) continue;
     try_head(spelling, in_invoke_ ? Element::kParameter : Element::kInvoke, false);
-    if (in_invoke_)
-      try_head(spelling, Element::kInvoke, true);
-    else if (any_call_)
-      try_head(spelling, Element::kToolCalls, true);
+    if (in_invoke_) try_head(spelling, Element::kInvoke, true);
+    else if (any_call_) try_head(spelling, Element::kToolCalls, true);
   }
   if (possible) return;
   give_back(tag_);
@@ -183,12 +178,9 @@ void ToolBlock::value_text(std::string_view text, std::vector<Event>& events) {
   }
   json_ += text;
   for (const char c : text) {
-    if (after_backslash_)
-      after_backslash_ = false;
-    else if (c == '\\')
-      after_backslash_ = in_json_string_;
-    else if (c == '"')
-      in_json_string_ = !in_json_string_;
+    if (after_backslash_) after_backslash_ = false;
+    else if (c == '\\') after_backslash_ = in_json_string_;
+    else if (c == '"') in_json_string_ = !in_json_string_;
   }
 }
 

@@ -28,8 +28,7 @@ class CheckpointOracle {
     const SafeTensor& tensor = *file_.find(name);
     const std::uint64_t width = tensor.shape.back();
     switch (tensor.type) {
-      case SafeType::kF32:
-        return number<float>(tensor, row * width + column);
+      case SafeType::kF32: return number<float>(tensor, row * width + column);
       case SafeType::kBF16:
         return std::bit_cast<float>(std::uint32_t{number<std::uint16_t>(tensor, row * width + column)} << 16);
       case SafeType::kF8_E4M3:
@@ -40,9 +39,7 @@ class CheckpointOracle {
         const double doubled[8] = {0, 1, 2, 3, 4, 6, 8, 12};
         return (code >= 8 ? -0.5 : 0.5) * doubled[code % 8] * scale(name, row, column / 32);
       }
-      default:
-        ADD_FAILURE() << name;
-        return 0;
+      default: ADD_FAILURE() << name; return 0;
     }
   }
   const SafetensorsFile& file() const { return file_; }

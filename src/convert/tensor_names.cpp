@@ -107,8 +107,7 @@ class Planner {
     if (hash_routed)
       add("ffn_gate_tid2eid.weight", TensorKind::kTokenTable, {config_.num_experts_per_tok, config_.vocab_size},
           {"ffn.gate.tid2eid"});
-    else
-      vector("exp_probs_b.bias", "ffn.gate.bias", experts);
+    else vector("exp_probs_b.bias", "ffn.gate.bias", experts);
     struct Projection {
       const char* to;
       const char* from;

@@ -53,24 +53,15 @@ Integer integer(T value) {
 }
 std::optional<Integer> load_integer(ValueType type, const std::byte* from) {
   switch (type) {
-    case ValueType::kU8:
-      return integer(load<std::uint8_t>(from));
-    case ValueType::kI8:
-      return integer(load<std::int8_t>(from));
-    case ValueType::kU16:
-      return integer(load<std::uint16_t>(from));
-    case ValueType::kI16:
-      return integer(load<std::int16_t>(from));
-    case ValueType::kU32:
-      return integer(load<std::uint32_t>(from));
-    case ValueType::kI32:
-      return integer(load<std::int32_t>(from));
-    case ValueType::kU64:
-      return integer(load<std::uint64_t>(from));
-    case ValueType::kI64:
-      return integer(load<std::int64_t>(from));
-    default:
-      return std::nullopt;
+    case ValueType::kU8: return integer(load<std::uint8_t>(from));
+    case ValueType::kI8: return integer(load<std::int8_t>(from));
+    case ValueType::kU16: return integer(load<std::uint16_t>(from));
+    case ValueType::kI16: return integer(load<std::int16_t>(from));
+    case ValueType::kU32: return integer(load<std::uint32_t>(from));
+    case ValueType::kI32: return integer(load<std::int32_t>(from));
+    case ValueType::kU64: return integer(load<std::uint64_t>(from));
+    case ValueType::kI64: return integer(load<std::int64_t>(from));
+    default: return std::nullopt;
   }
 }
 std::string to_text(Integer value) {

@@ -218,8 +218,7 @@ TEST(BadFile, TensorTypes) {
     TestFile file;
     file.header(1, 0).tensor("t", {256}, id, 0);
     const std::string message = refusal(file.data(1024));
-    if (supported.contains(id))
-      EXPECT_EQ(message, "accepted") << id;
+    if (supported.contains(id)) EXPECT_EQ(message, "accepted") << id;
     else
       EXPECT_THAT(message, HasSubstr(cat("m.gguf: tensor t at byte 45: expected f32, f16, bf16, q8_0, q4_k, q2_k, "
                                          "iq2_xxs, mxfp4 or i32, found type id ",

@@ -208,14 +208,9 @@ Status Parser::read_value() {
   value.key = name_;
   value.type = value.element = static_cast<ValueType>(type);
   switch (value.type) {
-    case ValueType::kString:
-      DS4_RETURN_IF_ERROR(read_string(value));
-      break;
-    case ValueType::kArray:
-      DS4_RETURN_IF_ERROR(read_array(value));
-      break;
-    default:
-      DS4_RETURN_IF_ERROR(take_payload(value, value_type_bytes(value.type), "value"));
+    case ValueType::kString: DS4_RETURN_IF_ERROR(read_string(value)); break;
+    case ValueType::kArray: DS4_RETURN_IF_ERROR(read_array(value)); break;
+    default: DS4_RETURN_IF_ERROR(take_payload(value, value_type_bytes(value.type), "value"));
   }
   DS4_RETURN_IF_ERROR(check_bools(value));
   file_.values_.push_back(value);

@@ -61,10 +61,8 @@ class TestFile {
     put<std::uint64_t>(std::string(key) + " count", values.size());
     for (std::size_t i = 0; i < values.size(); ++i) {
       const std::string name = std::string(key) + "[" + std::to_string(i) + "]";
-      if constexpr (std::is_convertible_v<T, std::string_view>)
-        put_string(name, values[i]);
-      else
-        put(name, static_cast<T>(values[i]));
+      if constexpr (std::is_convertible_v<T, std::string_view>) put_string(name, values[i]);
+      else put(name, static_cast<T>(values[i]));
     }
     return *this;
   }

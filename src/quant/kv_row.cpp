@@ -84,12 +84,9 @@ void decode_fp4(const std::byte* nibbles, const std::byte* scales, int count, fl
 
 std::string_view kv_format_name(KvFormat format) {
   switch (format) {
-    case KvFormat::kF32:
-      return "f32";
-    case KvFormat::kF16:
-      return "f16";
-    case KvFormat::kPacked:
-      return "fp8";
+    case KvFormat::kF32: return "f32";
+    case KvFormat::kF16: return "f16";
+    case KvFormat::kPacked: return "fp8";
   }
   check_failed("a KV format", __FILE__, __LINE__);
 }

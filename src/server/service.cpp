@@ -195,7 +195,8 @@ Service::Service(const ServiceOptions& options, Worker& worker, const Tokenizer*
 
 HttpReply Service::failure(Dialect dialect, const ErrorInfo& error, Headers headers) const {
   const int status = http_status(dialect, error.kind);
-  if (error.kind == ApiError::kQueueFull || error.kind == ApiError::kUnavailable) headers.emplace_back("Retry-After", "2");
+  if (error.kind == ApiError::kQueueFull || error.kind == ApiError::kUnavailable)
+    headers.emplace_back("Retry-After", "2");
   metrics_.count_reply(name_of(dialect), status);
   return {status, "application/json", error_body(dialect, error), std::move(headers)};
 }

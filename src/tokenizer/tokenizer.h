@@ -25,9 +25,9 @@ class Tokenizer {
   static Result<std::optional<Tokenizer>> from_gguf(const gguf::File& file);
 
   struct Tables {
-    std::vector<std::string> tokens;   // GPT-2 byte-mapped text for base entries, plain text for added ones
-    std::vector<std::int32_t> types;   // GGUF token types: 1 normal, 3 control, 4 user-defined, 5 unused
-    std::vector<std::string> merges;   // "left right", in rank order
+    std::vector<std::string> tokens;  // GPT-2 byte-mapped text for base entries, plain text for added ones
+    std::vector<std::int32_t> types;  // GGUF token types: 1 normal, 3 control, 4 user-defined, 5 unused
+    std::vector<std::string> merges;  // "left right", in rank order
     TokenId bos = 0, eos = 1;
   };
   static Result<Tokenizer> from_tables(Tables tables, const std::string& name);

@@ -26,8 +26,7 @@ class Rows {
        const std::vector<std::int32_t>& positions)
       : tokens_(pick(tokens, rows, 1)), positions_(pick(positions, rows, 1)), logit_rows_(rows.size()) {
     std::iota(logit_rows_.begin(), logit_rows_.end(), 0);
-    for (std::size_t i = 0; i < rows.size(); ++i)
-      segments_.push_back({static_cast<int>(i), 1, positions_[i], 0, {}});
+    for (std::size_t i = 0; i < rows.size(); ++i) segments_.push_back({static_cast<int>(i), 1, positions_[i], 0, {}});
     rig.backend().begin({static_cast<int>(rows.size()), tokens_, positions_, segments_, logit_rows_});
   }
 
@@ -147,7 +146,8 @@ DenseCase hc_pre_case(const Shared& in) {
           .run = [=](Rig& rig, const std::vector<int>& rows) {
             const Rows batch(rig, rows, in->tokens, in->positions);
             const HyperConnectionWeights hc = weights.load(rig);
-            const Tensor streams = rig.input(pick(in->streams, rows, std::int64_t{in->d.hc} * in->d.hidden), size_of(rows));
+            const Tensor streams =
+                rig.input(pick(in->streams, rows, std::int64_t{in->d.hc} * in->d.hidden), size_of(rows));
             const Tensor y = rig.output(size_of(rows), in->d.hidden);
             const Tensor post = rig.output(size_of(rows), in->d.hc);
             const Tensor comb = rig.output(size_of(rows), std::int64_t{in->d.hc} * in->d.hc);
@@ -167,7 +167,8 @@ DenseCase hc_head_case(const Shared& in) {
           .run = [=](Rig& rig, const std::vector<int>& rows) {
             const Rows batch(rig, rows, in->tokens, in->positions);
             const HyperConnectionWeights hc = weights.load(rig);
-            const Tensor streams = rig.input(pick(in->streams, rows, std::int64_t{in->d.hc} * in->d.hidden), size_of(rows));
+            const Tensor streams =
+                rig.input(pick(in->streams, rows, std::int64_t{in->d.hc} * in->d.hidden), size_of(rows));
             const Tensor h = rig.output(size_of(rows), in->d.hidden);
             rig.time([&](Backend& device) { device.hc_head({streams, hc, h}); });
             return std::vector<Output>{{"h", h.cols, rig.read(h), {}}};
@@ -180,7 +181,8 @@ DenseCase hc_post_case(const Shared& in) {
             const Tensor o = rig.input(pick(in->x, rows, in->d.hidden), size_of(rows));
             const Tensor post = rig.input(pick(in->post, rows, in->d.hc), size_of(rows));
             const Tensor comb = rig.input(pick(in->comb, rows, std::int64_t{in->d.hc} * in->d.hc), size_of(rows));
-            const Tensor streams = rig.input(pick(in->streams, rows, std::int64_t{in->d.hc} * in->d.hidden), size_of(rows));
+            const Tensor streams =
+                rig.input(pick(in->streams, rows, std::int64_t{in->d.hc} * in->d.hidden), size_of(rows));
             rig.time([&](Backend& device) { device.hc_post({o, post, comb, streams}); });
             return std::vector<Output>{{"streams", streams.cols, rig.read(streams), {}}};
           }};
@@ -222,7 +224,8 @@ DenseCase attention_output_case(const Shared& in) {
             const Rows batch(rig, rows, in->tokens, in->positions);
             const Weight wa = rig.weight(**a);
             const Weight wb = rig.weight(**b);
-            const Tensor o = rig.input(pick(in->heads, rows, std::int64_t{in->d.heads} * in->d.head_dim), size_of(rows));
+            const Tensor o =
+                rig.input(pick(in->heads, rows, std::int64_t{in->d.heads} * in->d.head_dim), size_of(rows));
             const Tensor y = rig.output(size_of(rows), in->d.hidden);
             rig.time([&](Backend& device) { device.attention_output({o, wa, wb, y}); });
             return std::vector<Output>{{"y", y.cols, rig.read(y), {}}};
@@ -277,23 +280,24 @@ DenseCase experts_case(const Shared& in, DType down_type, float limit) {
   const auto shared_up = matrix(38, in->type, d.hidden, d.shared_ff);
   const auto shared_down = matrix(39, in->type, d.shared_ff, d.hidden);
   const double per_expert = (gate->bytes() + up->bytes() + down->bytes()) / d.experts;
-  return {.op = "experts",
-          .detail = cat("down ", dtype_info(down_type).name, " limit ", static_cast<double>(limit)),
-          .bound = kFloatBound,
-          .int8_bound = 0.02,
-          .weight_bytes = per_expert * d.experts_used + shared_gate->bytes() + shared_up->bytes() + shared_down->bytes(),
-          .macs_per_row = 3.0 * d.hidden * (static_cast<double>(d.expert_ff) * d.experts_used + d.shared_ff),
-          .run = [=](Rig& rig, const std::vector<int>& rows) {
-            const Rows batch(rig, rows, in->tokens, in->positions);
-            const Weight g = rig.weight(**gate), u = rig.weight(**up), o = rig.weight(**down);
-            const Weight sg = rig.weight(**shared_gate), su = rig.weight(**shared_up), so = rig.weight(**shared_down);
-            const Tensor x = rig.input(pick(in->x, rows, in->d.hidden), size_of(rows));
-            const IntTensor experts = rig.input(pick(in->experts, rows, in->d.experts_used), size_of(rows));
-            const Tensor weights = rig.input(pick(in->expert_weights, rows, in->d.experts_used), size_of(rows));
-            const Tensor y = rig.output(size_of(rows), in->d.hidden);
-            rig.time([&](Backend& device) { device.experts({x, experts, weights, g, u, o, sg, su, so, limit, limit, y}); });
-            return std::vector<Output>{{"y", y.cols, rig.read(y), {}}};
-          }};
+  return {
+      .op = "experts",
+      .detail = cat("down ", dtype_info(down_type).name, " limit ", static_cast<double>(limit)),
+      .bound = kFloatBound,
+      .int8_bound = 0.02,
+      .weight_bytes = per_expert * d.experts_used + shared_gate->bytes() + shared_up->bytes() + shared_down->bytes(),
+      .macs_per_row = 3.0 * d.hidden * (static_cast<double>(d.expert_ff) * d.experts_used + d.shared_ff),
+      .run = [=](Rig& rig, const std::vector<int>& rows) {
+        const Rows batch(rig, rows, in->tokens, in->positions);
+        const Weight g = rig.weight(**gate), u = rig.weight(**up), o = rig.weight(**down);
+        const Weight sg = rig.weight(**shared_gate), su = rig.weight(**shared_up), so = rig.weight(**shared_down);
+        const Tensor x = rig.input(pick(in->x, rows, in->d.hidden), size_of(rows));
+        const IntTensor experts = rig.input(pick(in->experts, rows, in->d.experts_used), size_of(rows));
+        const Tensor weights = rig.input(pick(in->expert_weights, rows, in->d.experts_used), size_of(rows));
+        const Tensor y = rig.output(size_of(rows), in->d.hidden);
+        rig.time([&](Backend& device) { device.experts({x, experts, weights, g, u, o, sg, su, so, limit, limit, y}); });
+        return std::vector<Output>{{"y", y.cols, rig.read(y), {}}};
+      }};
 }
 
 DenseCase logits_case(const Shared& in) {

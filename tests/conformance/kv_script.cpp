@@ -13,12 +13,14 @@ namespace {
 int layer_of(int ratio) { return ratio == 0 ? 0 : ratio == 4 ? 1 : 2; }
 
 std::uint64_t token_seed(int sequence, std::int64_t position, std::uint64_t purpose) {
-  return splitmix64(splitmix64(static_cast<std::uint64_t>(sequence) * 1000003 + purpose) ^ static_cast<std::uint64_t>(position));
+  return splitmix64(splitmix64(static_cast<std::uint64_t>(sequence) * 1000003 + purpose) ^
+                    static_cast<std::uint64_t>(position));
 }
 
 KvWeights::Compressor compressor(std::uint64_t seed, DType type, int hidden, int ratio, int width) {
   const std::int64_t channels = (ratio == 4 ? 2 : 1) * width;
-  KvWeights::Compressor made{random_weight(seed, type, hidden, channels), random_weight(seed + 1, type, hidden, channels),
+  KvWeights::Compressor made{random_weight(seed, type, hidden, channels),
+                             random_weight(seed + 1, type, hidden, channels),
                              random_weight(seed + 2, type == DType::kF32 ? DType::kF32 : DType::kF16, channels, ratio),
                              random_vector(seed + 3, width, 1.0F, 0.2F)};
   made.ape.lookup = true;
@@ -210,8 +212,8 @@ void collect_rows(Rig& rig, const LayerKvLayout& layer, const Timeline& t, int r
                     dims.head_dim, dims.rope_dim, row.data());
       append(dims.head_dim);
       if (layer.index.rows == 0) continue;
-      decode_index_row(format, main_of(page.data(), layer.index, b), scale_of(page.data(), layer.index, b), dims.index_dim,
-                       row.data());
+      decode_index_row(format, main_of(page.data(), layer.index, b), scale_of(page.data(), layer.index, b),
+                       dims.index_dim, row.data());
       append(dims.index_dim);
     }
     bytes.insert(bytes.end(), page.begin(), page.end());
@@ -220,8 +222,8 @@ void collect_rows(Rig& rig, const LayerKvLayout& layer, const Timeline& t, int r
   DS4_CHECK(rig.backend().read_tail(t.tail, tail).ok());
   for (std::int64_t p = std::max<std::int64_t>(0, t.length - dims.window); p < t.length; ++p) {
     const std::int64_t slot = p % layer.window.rows;
-    decode_kv_row(format, main_of(tail.data(), layer.window, slot), scale_of(tail.data(), layer.window, slot), dims.head_dim,
-                  dims.rope_dim, row.data());
+    decode_kv_row(format, main_of(tail.data(), layer.window, slot), scale_of(tail.data(), layer.window, slot),
+                  dims.head_dim, dims.rope_dim, row.data());
     append(dims.head_dim);
   }
   std::vector<float>& states = result.states[sequence];
@@ -239,7 +241,8 @@ KvWeights::KvWeights(const Shape& shape, DType type)
     : kv(random_weight(51, type, shape.dims.hidden, shape.dims.head_dim)),
       kv_norm(random_vector(52, shape.dims.head_dim, 1.0F, 0.2F)),
       sinks(random_vector(53, shape.dims.heads, 0.0F, 2.0F)),
-      index_q_b(random_weight(54, type, shape.dims.q_lora, std::int64_t{shape.dims.index_heads} * shape.dims.index_dim)),
+      index_q_b(
+          random_weight(54, type, shape.dims.q_lora, std::int64_t{shape.dims.index_heads} * shape.dims.index_dim)),
       index_proj(random_weight(55, type, shape.dims.hidden, shape.dims.index_heads)),
       main4(compressor(60, type, shape.dims.hidden, 4, shape.dims.head_dim)),
       main128(compressor(70, type, shape.dims.hidden, 128, shape.dims.head_dim)),

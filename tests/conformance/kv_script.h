@@ -1,5 +1,5 @@
-// The ops with KV state, driven by a script: batches of segments of several sequences. The inputs of a token depend only
-// on its sequence and position, so two scripts that feed the same tokens in other portions must agree.
+// The ops with KV state, driven by a script: batches of segments of several sequences. The inputs of a token depend
+// only on its sequence and position, so two scripts that feed the same tokens in other portions must agree.
 #pragma once
 
 #include <cstdint>
@@ -32,9 +32,9 @@ struct TokenResult {
 };
 struct KvResult {
   std::map<std::pair<int, std::int64_t>, TokenResult> tokens;
-  std::map<int, std::vector<float>> rows;         // per sequence: compressed and indexer rows and window rings, decoded
-  std::map<int, std::vector<float>> states;       // per sequence: compressor states
-  std::map<int, std::vector<std::byte>> bytes;    // per sequence: pages and tail as stored
+  std::map<int, std::vector<float>> rows;       // per sequence: compressed and indexer rows and window rings, decoded
+  std::map<int, std::vector<float>> states;     // per sequence: compressor states
+  std::map<int, std::vector<std::byte>> bytes;  // per sequence: pages and tail as stored
 };
 
 class KvWeights {
@@ -43,7 +43,9 @@ class KvWeights {
   WeightData kv, kv_norm, sinks, index_q_b, index_proj;
   struct Compressor {
     WeightData kv, gate, ape, norm;
-    CompressorWeights load(Rig& rig) const { return {rig.weight(kv), rig.weight(gate), rig.weight(ape), rig.weight(norm)}; }
+    CompressorWeights load(Rig& rig) const {
+      return {rig.weight(kv), rig.weight(gate), rig.weight(ape), rig.weight(norm)};
+    }
   };
   Compressor main4, main128, index;
   std::vector<float> frequencies;

@@ -69,7 +69,8 @@ WeightData random_weight(std::uint64_t seed, DType type, std::int64_t in, std::i
   }
   WeightData weight{type, in, out, count, std::vector<std::byte>(row * static_cast<std::size_t>(out * count))};
   for (std::size_t at = 0; at < weight.bytes.size(); at += rows.size())
-    std::copy_n(rows.begin(), std::min(rows.size(), weight.bytes.size() - at), weight.bytes.begin() + static_cast<std::ptrdiff_t>(at));
+    std::copy_n(rows.begin(), std::min(rows.size(), weight.bytes.size() - at),
+                weight.bytes.begin() + static_cast<std::ptrdiff_t>(at));
   return weight;
 }
 

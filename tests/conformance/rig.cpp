@@ -42,28 +42,32 @@ std::vector<Shape> all_shapes() {
 
   Dims small = base_dims();  // the golden model small-odd
   small.hidden = 128, small.vocab = 320, small.heads = 4, small.head_dim = 64, small.rope_dim = 32, small.q_lora = 96;
-  small.o_groups = 4, small.o_lora = 32, small.window = 16, small.index_heads = 2, small.index_dim = 64, small.index_topk = 8;
+  small.o_groups = 4, small.o_lora = 32, small.window = 16, small.index_heads = 2, small.index_dim = 64,
+  small.index_topk = 8;
   small.experts = 8, small.experts_used = 3, small.expert_ff = 64, small.shared_ff = 64;
 
   Dims tiny = base_dims();  // the golden model tiny-bf16, with rows of 256 everywhere
   tiny.hidden = 256, tiny.vocab = 512, tiny.heads = 4, tiny.head_dim = 128, tiny.rope_dim = 16, tiny.q_lora = 256;
-  tiny.o_groups = 2, tiny.o_lora = 128, tiny.window = 32, tiny.index_heads = 4, tiny.index_dim = 32, tiny.index_topk = 16;
+  tiny.o_groups = 2, tiny.o_lora = 128, tiny.window = 32, tiny.index_heads = 4, tiny.index_dim = 32,
+  tiny.index_topk = 16;
   tiny.experts = 6, tiny.experts_used = 2, tiny.expert_ff = 256, tiny.shared_ff = 512;
 
   Dims flash = base_dims();  // V4 Flash; vocabulary and experts cut, they only repeat
-  flash.hidden = 4096, flash.vocab = 1000, flash.heads = 64, flash.head_dim = 512, flash.rope_dim = 64, flash.q_lora = 1024;
+  flash.hidden = 4096, flash.vocab = 1000, flash.heads = 64, flash.head_dim = 512, flash.rope_dim = 64,
+  flash.q_lora = 1024;
   flash.o_groups = 8, flash.o_lora = 1024, flash.window = 128;
   flash.index_heads = 64, flash.index_dim = 128, flash.index_topk = 512;
   flash.experts = 8, flash.experts_used = 6, flash.expert_ff = 2048, flash.shared_ff = 2048;
 
-  return {{"uneven", uneven, floats, {1, 3, 70}},
-          {"small-odd", small, blocks32, {1, 5, 130}},
-          {"tiny", tiny, all, {1, 70, 300}},
-          {"flash", flash, {DType::kF16, DType::kQ8_0, DType::kQ4_K, DType::kQ2_K, DType::kIQ2_XXS, DType::kMXFP4}, {2}}};
+  return {
+      {"uneven", uneven, floats, {1, 3, 70}},
+      {"small-odd", small, blocks32, {1, 5, 130}},
+      {"tiny", tiny, all, {1, 70, 300}},
+      {"flash", flash, {DType::kF16, DType::kQ8_0, DType::kQ4_K, DType::kQ2_K, DType::kIQ2_XXS, DType::kMXFP4}, {2}}};
 }
 
-Result<std::unique_ptr<Rig>> Rig::create(const BackendOptions& options, const Shape& shape, KvFormat format, int max_rows,
-                                         std::int64_t max_context) {
+Result<std::unique_ptr<Rig>> Rig::create(const BackendOptions& options, const Shape& shape, KvFormat format,
+                                         int max_rows, std::int64_t max_context) {
   DS4_ASSIGN_OR_RETURN(auto backend, create_backend(options));
   std::unique_ptr<Rig> rig(new Rig(std::move(backend), shape));
   ModelShape model;
@@ -119,13 +123,15 @@ Tensor Rig::input(std::span<const float> values, std::int64_t rows) {
 }
 
 IntTensor Rig::input(std::span<const std::int32_t> values, std::int64_t rows) {
-  IntTensor t{static_cast<std::int32_t*>(memory(values.size_bytes())), rows, static_cast<std::int64_t>(values.size()) / rows};
+  IntTensor t{static_cast<std::int32_t*>(memory(values.size_bytes())), rows,
+              static_cast<std::int64_t>(values.size()) / rows};
   backend_->upload(t.data, values.data(), values.size_bytes());
   return t;
 }
 
 Tensor Rig::output(std::int64_t rows, std::int64_t cols) {
-  return input(std::vector<float>(static_cast<std::size_t>(rows * cols), std::numeric_limits<float>::quiet_NaN()), rows);
+  return input(std::vector<float>(static_cast<std::size_t>(rows * cols), std::numeric_limits<float>::quiet_NaN()),
+               rows);
 }
 
 IntTensor Rig::int_output(std::int64_t rows, std::int64_t cols) {
@@ -150,7 +156,8 @@ Distance distance(std::span<const float> expected, std::span<const float> found)
   double largest = 0;
   for (std::size_t i = 0; i < expected.size(); ++i) {
     const double difference = std::fabs(static_cast<double>(expected[i]) - static_cast<double>(found[i]));
-    if (!std::isfinite(difference)) return {std::numeric_limits<double>::infinity(), std::numeric_limits<double>::infinity()};
+    if (!std::isfinite(difference))
+      return {std::numeric_limits<double>::infinity(), std::numeric_limits<double>::infinity()};
     largest = std::max(largest, difference);
     difference_squares += difference * difference;
     squares += static_cast<double>(expected[i]) * static_cast<double>(expected[i]);

@@ -1,6 +1,6 @@
 // Runs a fuzz target over files instead of under libFuzzer: every file in the folders (or files) named, whole, and cut
-// short at every length (long files at kMaxCuts lengths spread evenly). Crashes and sanitizer reports fail the test, and
-// so does an empty corpus.
+// short at every length (long files at kMaxCuts lengths spread evenly). Crashes and sanitizer reports fail the test,
+// and so does an empty corpus.
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
