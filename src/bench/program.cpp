@@ -78,7 +78,8 @@ void warm(const gguf::File& file, int threads) {
 
 struct Loaded {
   std::unique_ptr<Model> model;
-  std::vector<ProfilingBackend*> profilers;  // owned by the model
+  std::vector<ProfilingBackend*> profilers;             // owned by the model
+  std::vector<std::optional<std::uint64_t>> available;  // of each device, before anything was loaded
   MemoryPlan plan;
   double seconds = 0;
 };
@@ -123,6 +124,7 @@ Result<Loaded> load_model(const gguf::File& file, const Options& options, const 
     return Error{ErrorCode::kOutOfMemory,
                  cat("needs ", human_bytes(loaded.plan.total()), " besides the model file, ", human_bytes(*available),
                      " are available: a shorter context, fewer sequences or a smaller --kv need less")};
+  for (const ProfilingBackend* device : loaded.profilers) loaded.available.push_back(device->available_memory());
   const auto start = Clock::now();
   DS4_ASSIGN_OR_RETURN(loaded.model, Model::load(file, std::move(backends), model));
   loaded.seconds = seconds_since(start);
@@ -165,6 +167,20 @@ Facts header(const Options& options, const std::string& build, const std::string
   facts.emplace_back("roof", roof_text(roof));
   if (!options.note.empty()) facts.emplace_back("note", options.note);
   return facts;
+}
+
+/// What the devices gave since nothing was loaded, beside the plan; empty where one of them cannot say.
+std::string device_memory(const Loaded& loaded) {
+  std::uint64_t in_use = 0;
+  for (std::size_t d = 0; d < loaded.profilers.size(); ++d) {
+    const auto before = loaded.available[d];
+    const auto now = loaded.profilers[d]->available_memory();
+    if (!before || !now) return {};
+    in_use += *before > *now ? *before - *now : 0;  // others may have freed some
+  }
+  const std::uint64_t planned = loaded.plan.total();
+  return cat(human_bytes(in_use), " in use, planned ", human_bytes(planned), ", ",
+             rounded(100.0 * static_cast<double>(in_use) / static_cast<double>(planned)), " %");
 }
 
 std::int32_t stop_token(const gguf::File& file) {
@@ -212,7 +228,10 @@ Status run(const Options& options, const std::string& build, const std::string& 
       if (!options.ops_csv.empty()) DS4_RETURN_IF_ERROR(events.ops_csv(ops_csv_rows(phase, roof)));
     }
   }
-  const Facts end = {{"peak resident", human_bytes(peak_resident_bytes())}, {"load at the end", load_average()}};
+  Facts end = {{"peak resident", human_bytes(peak_resident_bytes())}};
+  // Nothing is given back before the model goes, so this is the most there was.
+  if (const std::string memory = device_memory(loaded); !memory.empty()) end.emplace_back("device memory", memory);
+  end.emplace_back("load at the end", load_average());
   for (const auto& [name, value] : end) events.note(cat(name, ": ", value));
   return events.csv(csv_comments(end));
 }

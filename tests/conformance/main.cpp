@@ -195,9 +195,10 @@ double kv_bound(KvFormat format) {
 
 std::vector<Script> scripts_of(const Shape& shape) {
   if (shape.name == "flash")
-    return {{"long context", {{{0, 1}, {1, 2}}, {{0, 1}}}, 4093},
-            // More scores than a row's selection looks at one by one, for few rows and for many.
-            {"very long context", {{{0, 1}, {1, 1}}, {{0, 20}}}, 72003}};
+    return {
+        {"long context", {{{0, 1}, {1, 2}}, {{0, 1}}}, 4093},
+        // More scores than a row's selection looks at one by one, for few rows and for many, of one sequence and two.
+        {"very long context", {{{0, 1}, {1, 1}}, {{0, 20}}, {{0, 9}, {1, 11}}}, 72003}};
   return {
       {"one by one", std::vector<Step>(12, Step{{0, 1}})},
       {"around 128", {{{0, 127}}, {{0, 1}}, {{0, 128}}, {{0, 129}}, {{0, 5}}}},

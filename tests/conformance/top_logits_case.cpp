@@ -11,7 +11,7 @@ namespace ds4::conformance {
 
 namespace {
 
-enum class Kind { kSpread, kTied, kBelowZero, kSpoilt };
+enum class Kind { kSpread, kTied, kBelowZero, kZeros, kSpoilt };
 
 std::vector<float> make_row(Kind kind, std::size_t vocab, std::uint64_t number) {
   constexpr float kBad[] = {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(),
@@ -21,6 +21,7 @@ std::vector<float> make_row(Kind kind, std::size_t vocab, std::uint64_t number) 
     const double draw = uniform(number, i);
     row[i] = static_cast<float>(kind == Kind::kTied        ? std::floor(9 * draw)
                                 : kind == Kind::kBelowZero ? -30 * draw - 1
+                                : kind == Kind::kZeros     ? (draw < 0.5 ? -0.0 : 0.0)
                                                            : 40 * draw - 20);
   }
   if (kind == Kind::kSpoilt) row[random_bits(number, vocab) % vocab] = kBad[number % 4];
@@ -33,7 +34,7 @@ void check_top_logits(Rig& rig, int rows, const std::string& device, Report& rep
   for (const std::size_t vocab :
        {std::size_t{10}, std::size_t{64}, std::size_t{65}, std::size_t{4097}, std::size_t{9001}, std::size_t{129280},
         std::size_t{131073}})  // the last is more than the vocabulary
-    for (const Kind kind : {Kind::kSpread, Kind::kTied, Kind::kBelowZero, Kind::kSpoilt}) {
+    for (const Kind kind : {Kind::kSpread, Kind::kTied, Kind::kBelowZero, Kind::kZeros, Kind::kSpoilt}) {
       std::vector<float> logits;
       std::vector<TopLogits> expected;
       for (int row = 0; row < rows; ++row) {

@@ -87,7 +87,7 @@ __device__ inline void order_experts_of_one(const Parts& parts, std::int64_t row
 
 /// Order of floats as order of unsigned numbers, never 0.
 __device__ inline std::uint32_t sortable(float v) {
-  const std::uint32_t bits = __float_as_uint(v);
+  const std::uint32_t bits = __float_as_uint(v + 0.0F);  // -0 is 0
   return (bits & 0x80000000u) != 0 ? max(~bits, 1u) : bits | 0x80000000u;
 }
 

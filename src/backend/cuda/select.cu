@@ -279,18 +279,19 @@ __global__ void __launch_bounds__(kThreads) select_kernel(const Selection p) {
 }  // namespace
 
 void select(const Selection& selection, cudaStream_t stream) {
-  constexpr int kFew = 512;
+  constexpr int kSmall = 512;
+  constexpr int kLarge = 1024;
+  static_assert(kHeld * kSmall == kMostHeldScores);
   const auto rows = static_cast<unsigned>(selection.rows);
-  if (selection.most > kMostHeldScores && selection.maxima != nullptr && !selection.has_maxima) {
+  // A small block finds a place beside kernels that fill the card.
+  const bool large = rows <= 16 && selection.most > kMostHeldScores;
+  if (selection.maxima != nullptr && !selection.has_maxima && selection.most > kHeld * (large ? kLarge : kSmall)) {
     const std::int64_t groups = maxima_pitch(selection.most);
     launch(maxima_kernel, dim3(static_cast<unsigned>((groups + kMaximaThreads - 1) / kMaximaThreads), rows),
            kMaximaThreads, 0, stream, selection);
   }
-  // A small block finds a place beside kernels that fill the card.
-  static_assert(kHeld * kFew == kMostHeldScores);
-  if (rows <= 16 && selection.most > kMostHeldScores)
-    launch(select_kernel<1024>, dim3(rows), 1024, 0, stream, selection);
-  else launch(select_kernel<kFew>, dim3(rows), kFew, 0, stream, selection);
+  if (large) launch(select_kernel<kLarge>, dim3(rows), kLarge, 0, stream, selection);
+  else launch(select_kernel<kSmall>, dim3(rows), kSmall, 0, stream, selection);
 }
 
 }  // namespace ds4::cuda

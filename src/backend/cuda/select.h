@@ -31,7 +31,7 @@ struct Selection {
   std::uint32_t* maxima = nullptr;     // scratch [rows, maxima_pitch(pitch)]: sortable() of the largest of each group;
                                        // without, every score is looked at
   bool has_maxima = false;             // they are there already
-  std::int32_t* selected;              // out [rows, topk]: their numbers, ascending; ties to the lower (-0 is below 0)
+  std::int32_t* selected;              // out [rows, topk]: their numbers, ascending; ties to the lower
   std::int32_t* count = nullptr;       // out [rows]: min(topk, scores)
   float* values = nullptr;             // out [rows, topk]: their scores, and
   std::int32_t* not_finite = nullptr;  // out [rows]: set to 1 where a score is not finite, otherwise left as it is
