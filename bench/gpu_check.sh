@@ -29,6 +29,7 @@ check() {
   build/gpu/bin/ds4-conformance --device cuda || status=1
   build/gpu/bin/ds4-conformance --device cuda --fault || status=1
   build/gpu/bin/ds4-conformance --device cuda --synthetic flash:4 --verbose || status=1
+  build/gpu/bin/ds4-conformance --device cuda --synthetic pro:4 --verbose || status=1
   local model
   for model in models/*.gguf ${MODELS:-}; do
     echo "== $model"

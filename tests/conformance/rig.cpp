@@ -59,11 +59,20 @@ std::vector<Shape> all_shapes() {
   flash.index_heads = 64, flash.index_dim = 128, flash.index_topk = 512;
   flash.experts = 8, flash.experts_used = 6, flash.expert_ff = 2048, flash.shared_ff = 2048;
 
-  return {
-      {"uneven", uneven, floats, {1, 3, 70}},
-      {"small-odd", small, blocks32, {1, 5, 130}},
-      {"tiny", tiny, all, {1, 70, 300}},
-      {"flash", flash, {DType::kF16, DType::kQ8_0, DType::kQ4_K, DType::kQ2_K, DType::kIQ2_XXS, DType::kMXFP4}, {2}}};
+  Dims pro = flash;  // V4 PRO, cut likewise
+  pro.hidden = 7168, pro.heads = 128, pro.q_lora = 1536, pro.o_groups = 16, pro.index_topk = 1024;
+  pro.expert_ff = 3072, pro.shared_ff = 3072;
+  pro.route_scale = 2.5F;
+
+  return {{"uneven", uneven, floats, {1, 3, 70}},
+          {"small-odd", small, blocks32, {1, 5, 130}},
+          {"tiny", tiny, all, {1, 70, 300}},
+          {"pro", pro, {DType::kF16, DType::kQ8_0, DType::kIQ2_XXS}, {2, 33}, true},
+          {"flash",
+           flash,
+           {DType::kF16, DType::kQ8_0, DType::kQ4_K, DType::kQ2_K, DType::kIQ2_XXS, DType::kMXFP4},
+           {2, 33},
+           true}};
 }
 
 Result<std::unique_ptr<Rig>> Rig::create(const BackendOptions& options, const Shape& shape, KvFormat format,

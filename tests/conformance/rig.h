@@ -22,7 +22,8 @@ struct Shape {
   std::string name;
   Dims dims;
   std::vector<DType> types;
-  std::vector<int> rows;  // batch sizes worth trying
+  std::vector<int> rows;   // batch sizes worth trying
+  bool published = false;  // of a published model: too large to try everything
 };
 std::vector<Shape> all_shapes();
 

@@ -19,23 +19,25 @@ namespace ds4::conformance {
 namespace {
 
 constexpr int kSequences = 17;  // one more than kernels of few rows take
-constexpr int kHistory = 2500;  // tokens of the shortest: 625 compressed rows of 4 for a choice of 512
+constexpr int kPrompt = 150;    // tokens of one sequence in one step: no whole tile, past a row of both compressors
+constexpr int kLast = 16;       // of them
 constexpr double kBound = 2e-2;
 
 class Layers {
  public:
   Layers(const gguf::File& file, const BackendOptions& device) {
     ModelOptions options;
-    options.context = 4096;
+    const std::int64_t choice = 4 * or_exit(read_shape(file)).dims.index_topk;  // tokens of as many rows as are chosen
+    options.context = 2 * choice;
     options.max_sequences = 2 * kSequences + 1;
-    options.max_rows = 2 * kSequences;
+    options.max_rows = kPrompt;
     options.max_logit_rows = 2 * kSequences;
     std::vector<std::unique_ptr<Backend>> backends;
     backends.push_back(or_exit(create_backend(device)));
     model_ = or_exit(Model::load(file, std::move(backends), options));
     for (int i = 0; i < kSequences; ++i)  // lengths on all sides of a compressed row
-      sequences_.push_back(or_exit(model_->restore(bench::random_history(model_->shape(), options, 1, kHistory + 3 * i,
-                                                                         11 + static_cast<std::uint64_t>(i), 2))));
+      sequences_.push_back(or_exit(model_->restore(bench::random_history(
+          model_->shape(), options, 1, choice + 452 + 3 * i, 11 + static_cast<std::uint64_t>(i), 2))));
   }
 
   /// The logits of a step of sequences first .. first + count - 1 in one batch; the sequences stay as they are.
@@ -47,7 +49,30 @@ class Layers {
       copies.push_back(or_exit(sequences_[static_cast<std::size_t>(i)].fork()));
       rows.push_back({&copies.back(), 1000 + 17 * i, copies.back().length(), true});
     }
-    std::vector<float> logits(static_cast<std::size_t>(count) * vocab());
+    return forward(rows, count);
+  }
+
+  /// The logits behind the last kLast of kPrompt tokens of a copy of the first sequence, read `portion` at a time.
+  std::vector<float> prompt(int portion) {
+    Sequence copy = or_exit(sequences_.front().fork());
+    std::vector<float> last;
+    for (int done = 0; done < kPrompt; done += portion) {
+      std::vector<BatchRow> rows;
+      int wanted = 0;
+      for (int i = done; i < std::min(done + portion, kPrompt); ++i) {
+        rows.push_back({&copy, 2000 + 7 * i, copy.length() + i - done, i >= kPrompt - kLast});
+        wanted += rows.back().wants_logits ? 1 : 0;
+      }
+      const std::vector<float> logits = forward(rows, wanted);
+      last.insert(last.end(), logits.begin(), logits.end());
+    }
+    return last;
+  }
+  std::size_t vocab() const { return static_cast<std::size_t>(model_->shape().dims.vocab); }
+
+ private:
+  std::vector<float> forward(const std::vector<BatchRow>& rows, int wanted) {
+    std::vector<float> logits(static_cast<std::size_t>(wanted) * vocab());
     const Status status = model_->forward(rows, logits);
     if (!status.ok()) {
       std::fprintf(stderr, "ds4-conformance: %s\n", status.error().message.c_str());
@@ -55,9 +80,7 @@ class Layers {
     }
     return logits;
   }
-  std::size_t vocab() const { return static_cast<std::size_t>(model_->shape().dims.vocab); }
 
- private:
   std::unique_ptr<Model> model_;
   std::vector<Sequence> sequences_;
 };
@@ -117,6 +140,13 @@ void run_synthetic(const std::string& what, const BackendOptions& device, Report
       for (int i = 0; i < count; ++i) differences.push_back(distance(row(alone, first + i), row(together, i)).mean);
     }
     check_rows(cat(count, " together"), differences, kBound);
+  }
+  const std::vector<float> one_by_one = layers.prompt(1);
+  for (const int portion : {2, kSequences, kPrompt / 2, kPrompt}) {
+    const std::vector<float> found = layers.prompt(portion);
+    std::vector<double> differences;
+    for (int i = 0; i < kLast; ++i) differences.push_back(distance(row(one_by_one, i), row(found, i)).mean);
+    check_rows(cat("a prompt, ", portion, " at a time"), differences, kBound);
   }
 }
 

@@ -115,7 +115,7 @@ CudaBackend::~CudaBackend() {
 std::string CudaBackend::name() const { return cat("cuda/", device_.name(), exact_ ? " (exact)" : ""); }
 
 std::optional<std::uint64_t> CudaBackend::available_memory() const {
-  // Small allocations are rounded up to 2 MiB together, and graphs and lazily loaded kernels take some.
+  // Graphs and lazily loaded kernels take some.
   constexpr std::size_t kReserve = std::size_t{512} << 20;
   if (device_.integrated())
     return std::nullopt;  // what the page cache holds is free too, and the card does not count it
@@ -127,7 +127,7 @@ std::optional<std::uint64_t> CudaBackend::available_memory() const {
 }
 
 std::uint64_t CudaBackend::weight_bytes(const HostWeight& weight) const {
-  return aligned(matrix_bytes(plan(weight, exact_)));
+  return Device::taken(aligned(matrix_bytes(plan(weight, exact_))));
 }
 
 std::uint64_t CudaBackend::scratch_bytes(const BackendConfig& config) const {

@@ -127,6 +127,11 @@ Result<void*> Device::allocate(std::size_t bytes, const char* what) {
                                             " of ", human_bytes(total), " are free")};
 }
 
+std::uint64_t Device::taken(std::uint64_t bytes) {
+  constexpr std::uint64_t kPage = std::uint64_t{2} << 20;
+  return bytes <= kPage / 2 ? bytes : (bytes + kPage - 1) / kPage * kPage;
+}
+
 void Device::release(void* memory) { cudaFree(memory); }
 
 }  // namespace ds4::cuda

@@ -30,6 +30,8 @@ class Device {
   Status status() const;
 
   Result<void*> allocate(std::size_t bytes, const char* what);
+  /// What the driver takes from the card for so many bytes: whole pages of 2 MiB, which only small allocations share.
+  static std::uint64_t taken(std::uint64_t bytes);
   static void release(void* memory);
 
   cudaStream_t stream() const { return stream_; }
