@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Builds the kernels, the model and ds4-bench for the card of this machine, with nothing but CMake, Ninja, g++ and nvcc, and
 # checks or times them:
-#   bench/gpu_check.sh check    every op against the reference; a card that is made to fail; layers of the real dims and the shipped
-#                               model: against the exact cpu path, alone and in batches, eager and replayed
-#   bench/gpu_check.sh time     prefill and decode of the full-size synthetic model, its ops, a load from a file; all cards
+#   bench/gpu_check.sh check    every op against the reference; a card that is made to fail; layers of Flash and of PRO and the shipped
+#                               model: against the exact cpu path, alone, in batches and in portions, eager and replayed
+#   bench/gpu_check.sh time     prefill and decode of the full-size synthetic Flash, its ops, a load from a file; 10 layers of PRO; all cards
 #   bench/gpu_check.sh sanitize  the shipped model and the ops under Compute Sanitizer
 #   bench/gpu_check.sh golden   golden sets, 20 prompts against the CPU's exact path, the shipped model with types mixed; needs
 #                               the libraries of a full build (CMAKE_PREFIX_PATH may say where)
@@ -46,6 +46,8 @@ timing() {
   local n
   for n in 2 4 8 16; do bench flash:43 --fill 2K --gen-tokens 32 --repeat 3 --sequences "$n" --csv "$out/decode$n.csv"; done
   bench flash:43 --ctx-start 4096 --ctx-max 4096 --gen-tokens 16 --ops --ops-csv "$out/ops.csv" --roof-gbps 4300 --roof-tflops 788
+  bench pro:10 --fill 2K,64K,1M --gen-tokens 64 --repeat 3 --csv "$out/pro-decode.csv"  # as many layers as one card holds
+  bench pro:10 --ctx-start 4096 --ctx-max 4096 --gen-tokens 0 --csv "$out/pro-prefill.csv"
   load
   (( $(nvidia-smi --list-gpus | wc -l) < 2 )) || several
 }
@@ -81,8 +83,9 @@ sanitize() {
   check_with memcheck --quick --model models/ds4-nano.gguf
   check_with initcheck --quick --model models/ds4-nano.gguf
   check_with racecheck --quick  # every op on small and uneven shapes: a model's thousands of steps take too long under it
-  local tool
-  for tool in memcheck racecheck; do check_with "$tool" --only "kv flash fp8 ratio 4"; done  # kernels of the real dims
+  # Kernels of the real dims.
+  check_with memcheck --only "kv flash fp8 ratio 4" --only "kv pro fp8 ratio 4"
+  check_with racecheck --only "kv flash fp8 ratio 4"
   return $status
 }
 

@@ -146,7 +146,8 @@ void run_synthetic(const std::string& what, const BackendOptions& device, Report
     const std::vector<float> found = layers.prompt(portion);
     std::vector<double> differences;
     for (int i = 0; i < kLast; ++i) differences.push_back(distance(row(one_by_one, i), row(found, i)).mean);
-    check_rows(cat("a prompt, ", portion, " at a time"), differences, kBound);
+    check_rows(cat("a prompt, ", portion, " at a time"), differences,
+               1.5 * kBound);  // its rows' own and their history's
   }
 }
 
