@@ -63,6 +63,7 @@ const checks = {
     const thoughts = page.locator('.thoughts');
     assert.equal(await thoughts.getAttribute('open'), null);
     await thoughts.locator('summary').click();
+    await thoughts.getByText('wants to see everything').waitFor(); // it is drawn when it has opened
     assert.match(await thoughts.innerText(), /Thought for (a moment|\d+ s).*wants to see everything/s);
     assert.equal(await count(page, '.markdown table tbody tr'), 3);
     assert.equal(await count(page, '.markdown ol ul li'), 2);
