@@ -12,7 +12,7 @@ namespace {
 
 /// Fewer prompt rows than this in one pass are not worth a pass, however slow the machine.
 constexpr std::int64_t kFewestRows = 16;
-/// Until something has been measured, and at least while nobody else is in work.
+/// Until something has been measured.
 constexpr std::int64_t kFirstRows = 64;
 /// A state that is computed again in no time is not worth a place in the store.
 constexpr std::int64_t kShortestKept = 16;
@@ -355,11 +355,10 @@ std::vector<Worker::Part> Worker::choose_parts() {
 }
 
 std::int64_t Worker::prompt_rows(bool mixed) const {
-  const bool alone = jobs_.size() == 1;
-  const double time = mixed ? options_.mixed_slice : alone ? options_.alone_slice : options_.slice;
+  const double time = mixed ? options_.mixed_slice : options_.slice;
   const std::int64_t most = mixed ? std::min(options_.mixed_rows, model_.max_rows()) : model_.max_rows();
   const auto measured = static_cast<std::int64_t>(rows_per_second_ * time);
-  return std::min(most, rows_per_second_ == 0 ? kFirstRows : std::max(alone ? kFirstRows : kFewestRows, measured));
+  return std::min(most, rows_per_second_ == 0 ? kFirstRows : std::max(kFewestRows, measured));
 }
 
 Status Worker::forward(std::span<Part> parts) {

@@ -44,7 +44,6 @@ struct WorkerOptions {
   int points = 3;              // resume points kept, all conversations together
   int max_queue = 64;          // requests that wait
   double slice = 0.3;          // seconds that a pass with a prompt should take: at most half a second comes of it
-  double alone_slice = 2;      // the same for the only conversation in work: few rows are slow
   double mixed_slice = 0.2;    // the same while answers are being written
   int mixed_rows = 128;        // and at most so many prompt tokens then
   DiskStates* disk = nullptr;  // states for later processes, and from earlier ones; must outlive the worker

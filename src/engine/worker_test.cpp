@@ -218,29 +218,6 @@ TEST(Worker, AShortPromptIsReadBeforeMoreOfALongOne) {
   }
 }
 
-TEST(Worker, APromptAloneIsReadInLargeSlices) {
-  FakeOptions options = many();
-  options.context = 100000;
-  options.max_rows = 256;
-  FakeTokenModel model(options);
-  Worker worker(model, nullptr, {.parallel = 2, .points = 4, .slice = 0, .alone_slice = 1e9});
-  auto first = std::make_shared<Recorder>();
-  auto second = std::make_shared<Recorder>();
-  first->on_progress = [&](std::int64_t done) {
-    if (done == 64 + 2 * 256) worker.submit(request(second, ids(64, 9), 1));
-  };
-  worker.submit(request(first, ids(2000), 1));
-  first->wait();
-  second->wait();
-  // The first slice before anything is measured, then all that the model takes; while the other is read, the fewest.
-  const std::vector<std::int64_t> begin(first->slices.begin(), first->slices.begin() + 4);
-  EXPECT_EQ(begin, (std::vector<std::int64_t>{0, 64, 320, 576}));
-  ASSERT_GT(second->slices.size(), 4u);
-  for (std::size_t i = 1; i < second->slices.size(); ++i) EXPECT_EQ(second->slices[i] - second->slices[i - 1], 16);
-  const std::size_t last = first->slices.size() - 1;  // of what is left
-  EXPECT_EQ(first->slices[last - 1] - first->slices[last - 2], 256);
-}
-
 TEST(Worker, AnswersGoOnWhileAPromptIsRead) {
   FakeOptions options = many();
   options.context = 100000;
