@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "base/check.h"
+#include "bench/synthetic_shape.h"
 #include "model/kv_state.h"
 
 namespace ds4::conformance {
@@ -23,6 +24,14 @@ Dims base_dims() {
   d.sinkhorn_iterations = 20;
   d.hc_eps = 1e-6F;
   d.rms_eps = 1e-6F;
+  return d;
+}
+
+/// Those of a published model; vocabulary and experts cut, they only repeat.
+Dims published_dims(bench::ModelFamily family) {
+  Dims d = bench::synthetic_shape({.family = family, .layers = 1}).dims;
+  d.vocab = 1000;
+  d.experts = 8;
   return d;
 }
 
@@ -52,24 +61,12 @@ std::vector<Shape> all_shapes() {
   tiny.index_topk = 16;
   tiny.experts = 6, tiny.experts_used = 2, tiny.expert_ff = 256, tiny.shared_ff = 512;
 
-  Dims flash = base_dims();  // V4 Flash; vocabulary and experts cut, they only repeat
-  flash.hidden = 4096, flash.vocab = 1000, flash.heads = 64, flash.head_dim = 512, flash.rope_dim = 64,
-  flash.q_lora = 1024;
-  flash.o_groups = 8, flash.o_lora = 1024, flash.window = 128;
-  flash.index_heads = 64, flash.index_dim = 128, flash.index_topk = 512;
-  flash.experts = 8, flash.experts_used = 6, flash.expert_ff = 2048, flash.shared_ff = 2048;
-
-  Dims pro = flash;  // V4 PRO, cut likewise
-  pro.hidden = 7168, pro.heads = 128, pro.q_lora = 1536, pro.o_groups = 16, pro.index_topk = 1024;
-  pro.expert_ff = 3072, pro.shared_ff = 3072;
-  pro.route_scale = 2.5F;
-
   return {{"uneven", uneven, floats, {1, 3, 70}},
           {"small-odd", small, blocks32, {1, 5, 130}},
           {"tiny", tiny, all, {1, 70, 300}},
-          {"pro", pro, {DType::kF16, DType::kQ8_0, DType::kIQ2_XXS}, {2}, true},
+          {"pro", published_dims(bench::ModelFamily::kPro), {DType::kF16, DType::kQ8_0, DType::kIQ2_XXS}, {2}, true},
           {"flash",
-           flash,
+           published_dims(bench::ModelFamily::kFlash),
            {DType::kF16, DType::kQ8_0, DType::kQ4_K, DType::kQ2_K, DType::kIQ2_XXS, DType::kMXFP4},
            {2},
            true}};
